@@ -1,0 +1,270 @@
+// The decisions of the host that runs a protected domain: when to capture, what to release.
+//
+// Intuition: output goes through a gate that is closed by default. Each capture *seals* what has
+// been held so far under the epoch that it ends; the backup's acknowledgement of that epoch allows
+// its *release*. Between the two nothing but the acknowledgement counts: not that the bytes were
+// sent, not that time went by. A primary that is cut off is therefore mute, and that is why the
+// backup may promote itself by a timeout.
+//
+//   output:  held → sealed (epoch e) → acknowledged (e whole on the backup) → released
+//
+// The lease. An acknowledgement may be old when it is read: it sat in a socket while this host was
+// stopped, or TCP sent it again after a second. Told with numbers: at 0 ms the backup acknowledges
+// epoch 7; the acknowledgement is delayed; at 200 ms the backup, which hears nothing from us,
+// promotes epoch 7; at 230 ms its domain speaks; at 400 ms we read the acknowledgement and release
+// epoch 7. Nothing is lost, but two hosts have spoken, and the switch now sends the clients'
+// frames to the wrong port. So an acknowledgement is acted upon only while we can prove that the
+// backup cannot have promoted yet: it waits at least `silence` (200 ms) after it last heard us,
+// and we know of something that it heard which we sent less than `lease` (150 ms) ago. Each
+// acknowledgement proves that for the moment of its capture; each heartbeat that comes back with
+// our own time in it proves it too (`on_peer_heard`). When the lease has run out, what was
+// acknowledged stays held until the next proof; normally that is one heartbeat away. The lease
+// only ever keeps the gate closed; it opens nothing by itself.
+//
+// Awkward cases:
+// - The link breaks with epochs in flight. They may have become whole on the backup or not. They
+//   stay held; at the next hello the backup's `committed` counts as its acknowledgement.
+// - A capture fails midway: which pages were dirty is forgotten with it, so the next checkpoint is
+//   a full copy (Synchronise with base 0).
+// - Before the first consistent checkpoint is captured the backup cannot promote, so the gate
+//   stays as open as it was; from that capture on it is closed, whatever happens, because the
+//   backup may have it whole even if we never hear so.
+// - Unprotect opens the gate only when the backup has said that it holds no image any more.
+//   Without that word it might promote an old image after we have spoken on.
+// - The peer has a higher generation and runs the domain: ours is destroyed. It has a higher
+//   generation and does *not* run it (it crashed after it promoted): ours may be the last copy in
+//   the world, so it is kept, mute, and the operator decides.
+// - A domain that has spoken alone (solo) is never destroyed by itself, even where a peer claims
+//   to run it too: that is a split brain, somebody's promise was broken, and a person must choose.
+//
+// Not taken: opening the gate after so-and-so long without a backup (classic 'failover both ways'):
+// two hosts would speak as soon as the link between them breaks.
+//
+// Actions are to be done in the order given. Each SealAndCapture and Synchronise is answered by
+// exactly one on_captured or on_capture_failed, also where the link went down meanwhile. Late,
+// repeated and foreign messages are normal input. Not thread-safe; all of one protection's events
+// come from one thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "checkpoint/protection.h"
+
+namespace understudy {
+
+/// Decides for one protection on the primary's side. A value: no thread, socket, clock or file.
+class EpochPrimary {
+ public:
+  enum class State {
+    synchronising,  ///< A full copy is under way, or waits for its retry. See `exposed`.
+    protecting,     ///< Epochs run.
+    backup_lost,    ///< No backup: the guest runs on, its output is held.
+    solo,           ///< By the operator's (arbiter's) word: no backup, gate open.
+    superseded,     ///< The domain runs elsewhere under a higher generation; ours was destroyed.
+    ended,          ///< Unprotected, gate open; nothing more will be asked or done.
+  };
+
+  /// Who this is and how fast it goes.
+  struct Config {
+    ProtectionId protection;  ///< Not 0.
+    Generation generation;    ///< The domain's generation here, as persisted.
+    /// From one capture's start to the next one's; at least.
+    std::chrono::microseconds interval{25'000};
+    /// Captured and not yet acknowledged, at most. At the limit no capture starts: epochs stretch.
+    std::uint32_t in_flight_max = 2;
+    /// How long a proof that the backup heard us allows releases. Must be clearly less than the
+    /// backup's Promotion::Config::silence; three quarters of it by default.
+    std::chrono::microseconds lease{150'000};
+    /// Wait before a failed capture is tried again.
+    std::chrono::microseconds capture_retry{100'000};
+    /// Failures in a row after which we stop trying until the link comes anew.
+    std::uint32_t capture_failures_max = 3;
+    /// True when the agent was restarted under a running protected domain: the backup may hold a
+    /// promotable image, so the gate is closed from the start.
+    bool taken_up_again = false;
+  };
+
+  /// Pause the domain, seal the gate and the input log with `epoch`, copy, resume; then encode and
+  /// send against what epoch `base` left in the mirror.
+  struct SealAndCapture {
+    EpochId epoch;
+    EpochId base;
+  };
+  /// Copy the domain live, then end with a consistent checkpoint `epoch` (sealed like any other).
+  /// `base` not 0: the backup still holds that epoch whole; a sender that knows every page written
+  /// since `base` was captured may send only these (as a staged checkpoint upon `base`). Sending
+  /// everything is always right (and is then announced with base 0, which voids the backup's image
+  /// until the copy is whole).
+  struct Synchronise {
+    EpochId epoch;
+    EpochId base;
+  };
+  /// Let out everything that was sealed with `up_to` or an earlier epoch. Nothing else.
+  struct Release {
+    EpochId up_to;
+  };
+  /// Let out what is held and all that comes: solo, or no longer protected.
+  struct OpenGate {};
+  /// Write `generation` where it survives a crash, then call on_generation_persisted.
+  struct PersistGeneration {
+    Generation generation;
+  };
+  /// Tell the backup to discard its image and confirm (on_discarded).
+  struct AskDiscard {};
+  /// The domain runs elsewhere under `generation`: destroy the copy here, drop what is held.
+  struct DestroyDomain {
+    Generation generation;
+  };
+  /// Worth a line in the journal and the event list.
+  enum class Event {
+    first_protected,         ///< The first checkpoint is committed: from now on failover works.
+    protected_again,         ///< After backup_lost.
+    backup_lost,             ///< Output is held from here.
+    resynchronising,         ///< Full copy after a broken link or a failed capture.
+    capture_failed,          ///< Will be tried again.
+    capture_gave_up,         ///< Will not be tried again before the link comes anew.
+    peer_promoting,          ///< The backup is about to take over; we stay mute.
+    superseded,              ///< It has taken over.
+    newer_copy_lost,         ///< It had taken over, and does not run now: the operator decides.
+    split_brain,             ///< Two hosts run the domain: a promise was broken.
+    went_solo,               ///< By the operator's word.
+    unprotected,             ///< The backup confirmed; gate open.
+    acknowledgement_refused  ///< Of another protection, generation or an epoch never captured.
+  };
+  struct Report {
+    Event event;
+    EpochId epoch;  ///< Where one is meant, else 0.
+  };
+  using Action = std::variant<SealAndCapture, Synchronise, Release, OpenGate, PersistGeneration,
+                              AskDiscard, DestroyDomain, Report>;
+  using Actions = std::vector<Action>;
+
+  explicit EpochPrimary(const Config& config);
+
+  // --- the link, in the order of time ---
+
+  /// A bulk connection stands and the backup has said who it is. `hello_sent` is a moment before
+  /// our hello, which `peer` answers, was sent.
+  Actions on_link_up(Instant now, Instant hello_sent, const PeerView& peer);
+  /// The bulk connection is gone; what it still carried is lost from some point on.
+  Actions on_link_down(Instant now);
+
+  // --- the way of an epoch ---
+
+  /// Time went by: see next_deadline.
+  Actions on_tick(Instant now);
+  /// The domain's state of `epoch` is in our hands and the domain runs again. To be called before
+  /// the record that ends the epoch is sent.
+  Actions on_captured(Instant now, EpochId epoch);
+  /// The capture or the synchronisation came to nothing; the guest runs on.
+  Actions on_capture_failed(Instant now);
+  /// The last byte of `epoch` is with the kernel. Only status depends on it.
+  void on_sent(EpochId epoch);
+  /// The backup says that `epoch` is whole.
+  Actions on_acknowledged(Instant now, ProtectionId protection, Generation generation,
+                          EpochId epoch);
+  /// The peer, *still as the backup of this protection* (role holding), has returned a heartbeat
+  /// that we sent at `sent_at`.
+  Actions on_peer_heard(Instant now, Instant sent_at);
+
+  // --- generations and people ---
+
+  /// The peer has told its generation of this domain outside a hello.
+  Actions on_peer_generation(Instant now, Generation generation, PeerRole role);
+  /// The operator promises that no other host runs this domain or will run its old image.
+  /// Refused unless the backup is lost.
+  Result<Actions> on_operator_solo(Instant now);
+  /// PersistGeneration was done.
+  Actions on_generation_persisted(Instant now, Generation generation);
+  /// End the protection. Refused while the backup cannot be reached (solo is the word for that).
+  Result<Actions> on_unprotect(Instant now);
+  /// The backup has discarded its image of `protection`.
+  Actions on_discarded(Instant now, ProtectionId protection);
+  /// Takes effect from the next capture on.
+  void on_interval_changed(std::chrono::microseconds interval);
+
+  /// When on_tick must be called at the latest; kNever if only events can change anything.
+  [[nodiscard]] Instant next_deadline() const;
+
+  // --- status ---
+
+  [[nodiscard]] State state() const { return state_; }
+  [[nodiscard]] Generation generation() const { return config_.generation; }
+  [[nodiscard]] ProtectionId protection() const { return config_.protection; }
+  [[nodiscard]] std::chrono::microseconds interval() const { return config_.interval; }
+  [[nodiscard]] bool link_up() const { return link_up_; }
+  /// Newest epoch captured here, monotonic.
+  [[nodiscard]] EpochId captured() const { return captured_; }
+  /// Newest epoch handed to the kernel whole.
+  [[nodiscard]] EpochId sent() const { return sent_; }
+  /// Newest epoch that the backup has acknowledged, monotonic.
+  [[nodiscard]] EpochId acknowledged() const { return acknowledged_; }
+  /// Newest epoch whose output was released, monotonic, never above `acknowledged`.
+  [[nodiscard]] EpochId released() const { return released_; }
+  /// Captured and neither acknowledged nor given up with their connection.
+  [[nodiscard]] std::uint32_t in_flight() const {
+    return static_cast<std::uint32_t>(unacknowledged_.size());
+  }
+  /// True while a due capture waits because `in_flight_max` epochs are under way.
+  [[nodiscard]] bool stretched() const { return stretched_; }
+  /// True once the backup may hold an image that it could promote: from then on the gate opens only
+  /// by acknowledgements, solo, or a confirmed unprotect.
+  [[nodiscard]] bool exposed() const { return exposed_; }
+
+ private:
+  struct InFlight {
+    EpochId epoch;
+    Instant captured_at;
+  };
+
+  [[nodiscard]] bool over() const { return state_ == State::superseded || state_ == State::ended; }
+  void meet_generation(Generation generation, PeerRole role, Actions& actions);
+  void start_synchronise(EpochId base, Actions& actions);
+  void capture_if_due(Instant now, Actions& actions);
+  void prove(Instant heard);
+  void release_if_allowed(Instant now, Actions& actions);
+  void lose_backup(Actions& actions);
+  void end(Actions& actions);
+
+  Config config_;
+  State state_;
+  bool link_up_ = false;
+  bool exposed_;
+  bool stretched_ = false;
+  bool ever_protected_ = false;
+  /// The backup is not to be used although the link is up: it promotes, or a newer copy was lost.
+  bool barred_ = false;
+  bool unprotecting_ = false;
+  /// A capture or synchronisation was asked for and not yet answered.
+  bool capturing_ = false;
+  /// The running capture belongs to a connection that is gone: its result helps nobody.
+  bool capture_orphaned_ = false;
+  bool needs_synchronise_ = true;
+  EpochId synchronise_base_;
+  EpochId captured_;
+  EpochId sent_;
+  EpochId acknowledged_;
+  EpochId released_;
+  /// Captured on this connection, oldest first; at most in_flight_max.
+  std::deque<InFlight> unacknowledged_;
+  Instant next_capture_ = Instant::min();
+  std::uint32_t capture_failures_ = 0;
+  std::optional<Instant> retry_at_;
+  std::optional<Instant> heard_;
+  Generation highest_seen_;
+  std::optional<Generation> going_solo_;
+};
+
+/// Stable lower-case names, as used in status and events.
+std::string_view to_string(EpochPrimary::State state);
+std::string_view to_string(EpochPrimary::Event event);
+
+}  // namespace understudy

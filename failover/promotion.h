@@ -1,0 +1,160 @@
+// The promotion of a backup: may it happen, and what in which order.
+//
+// Intuition: from the decision on the backup is deaf to its primary. The generation is written to
+// disk and the last committed epoch is brought into the image side by side; when both are done,
+// and the primary's lease has surely run out, the domain is resumed, its gate opened, its new place
+// announced to the network. Each step is kept with its time: that is the timeline that an operator
+// reads afterwards.
+//
+//   decided → generation_persisted, last_epoch_applied → domain_resumed → announced → done
+//
+// Why the generation is persisted *before* the domain speaks: a host that crashed after it had
+// spoken must know so when it comes back, or the old primary and the clients would be told two
+// stories.
+//
+// Why there is a wait: the primary may act on our last acknowledgement as long as its lease allows
+// (checkpoint/epoch_primary.h). An automatic promotion has waited that long already, by detection;
+// one by hand, with the primary alive, waits here.
+//
+// Awkward cases:
+// - The generation cannot be written (disk full): nothing was spoken, nothing is resumed. The
+//   promotion has failed and may be decided again; the backup stays deaf, because it cannot know
+//   what the primary made of its silence.
+// - The domain cannot be resumed: the same, but the generation stays raised. The old primary, if it
+//   comes back, keeps its copy, mute, and an operator decides.
+//
+// Actions are to be done in the order given. Not thread-safe.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "checkpoint/epoch_backup.h"
+#include "checkpoint/protection.h"
+#include "failover/arbiter.h"
+
+namespace understudy {
+
+/// When each phase of one promotion was reached; what was not reached is empty.
+struct PromotionTimeline {
+  std::optional<Instant> last_sign_of_life;  ///< Of the primary's host.
+  std::optional<Instant> asked;              ///< Detected dead, or asked for by hand.
+  std::optional<Instant> decided;            ///< Granted; deaf from here.
+  std::optional<Instant> generation_persisted;
+  std::optional<Instant> last_epoch_applied;
+  std::optional<Instant> domain_resumed;
+  std::optional<Instant> announced;  ///< First round of announcements sent.
+  std::optional<Instant> done;       ///< Last round sent.
+};
+
+/// Decides one promotion. A value beside the EpochBackup and Arbiter that it refers to, which must
+/// outlive it.
+class Promotion {
+ public:
+  struct Config {
+    std::string domain;
+    /// The domain speaks no earlier than this after the primary can last have heard us: the
+    /// detector's deadline, which the primary's lease is shorter than.
+    std::chrono::microseconds silence{200'000};
+    /// The operator has forbidden automatic promotion of this domain.
+    bool automatic = true;
+  };
+
+  enum class Phase {
+    idle,        ///< Nothing asked.
+    asking,      ///< The arbiter has not answered yet; the backup still serves.
+    preparing,   ///< Decided; generation, last epoch and lease are under way.
+    resuming,    ///< ResumeDomain was given.
+    announcing,  ///< The domain speaks.
+    done,        ///< Announced.
+    failed,      ///< Persisting or resuming failed; may be decided again.
+  };
+
+  enum class Cause {
+    primary_dead,  ///< The failure detector's verdict.
+    operator_word  ///< `understudy promote`.
+  };
+
+  /// Why a promotion is not even begun.
+  enum class Refusal {
+    image_incomplete,  ///< No consistent checkpoint is held: the domain is lost with its primary.
+    already_promoted,  ///< It runs here, or is about to.
+    nothing_held,      ///< Unprotected or outdated.
+    forbidden,         ///< Automatic promotion is switched off for this domain.
+    not_authorised,    ///< The arbiter said no.
+  };
+
+  /// Write `generation` where it survives a crash, then on_generation_persisted.
+  struct PersistGeneration {
+    Generation generation;
+  };
+  /// Resume the image; then on_resumed or on_failed. Its gate stays closed until OpenGate.
+  struct ResumeDomain {
+    EpochId epoch;
+  };
+  /// Let the domain speak.
+  struct OpenGate {};
+  /// Send ARP, RARP and neighbour advertisements in several rounds; then on_announced for the first
+  /// round and on_done for the last.
+  struct Announce {};
+  /// Not begun, for `refusal`. Worth an event: with image_incomplete the domain is lost.
+  struct Refused {
+    Refusal refusal;
+  };
+  using Action = std::variant<PersistGeneration, ResumeDomain, OpenGate, Announce, Refused>;
+  using Actions = std::vector<Action>;
+
+  Promotion(Config config, EpochBackup& backup, Arbiter& arbiter);
+
+  /// The primary is silent since `last_sign_of_life`, or the operator wants it. When granted, the
+  /// backup is told (on_promote_decided) before this returns.
+  Actions on_wanted(Instant now, Cause cause, Instant last_sign_of_life);
+  /// The arbiter's late answer. Ignored unless `asking`.
+  Actions on_arbiter(Instant now, Arbiter::Answer answer);
+  /// The primary was heard again before anything was decided: forget the wish. Ignored otherwise.
+  void on_primary_heard();
+  /// PersistGeneration was done.
+  Actions on_generation_persisted(Instant now);
+  /// The backup applied an epoch (call after EpochBackup::on_applied).
+  Actions on_applied(Instant now);
+  /// Time went by: see next_deadline.
+  Actions on_tick(Instant now);
+  /// The domain runs, its gate still closed.
+  Actions on_resumed(Instant now);
+  void on_announced(Instant now);
+  void on_done(Instant now);
+  /// Persisting or resuming came to nothing.
+  void on_failed();
+
+  [[nodiscard]] Phase phase() const { return phase_; }
+  /// The generation that this promotion raises to; 0 before it is decided.
+  [[nodiscard]] Generation generation() const { return generation_; }
+  [[nodiscard]] const PromotionTimeline& timeline() const { return timeline_; }
+  /// When on_tick must be called at the latest; kNever if only events can change anything.
+  [[nodiscard]] Instant next_deadline() const;
+
+ private:
+  [[nodiscard]] std::optional<Refusal> refusal(Cause cause) const;
+  Actions decide(Instant now);
+  Actions resume_if_ready(Instant now);
+
+  Config config_;
+  EpochBackup& backup_;
+  Arbiter& arbiter_;
+  Phase phase_ = Phase::idle;
+  Generation generation_;
+  Instant not_before_ = Instant::min();
+  PromotionTimeline timeline_;
+};
+
+/// Stable lower-case names, as used in status, events and the timeline.
+std::string_view to_string(Promotion::Phase phase);
+std::string_view to_string(Promotion::Refusal refusal);
+
+}  // namespace understudy
