@@ -72,7 +72,8 @@ struct HeartbeatSettings {
   std::chrono::milliseconds interval{50};
   /// A path without a beat for so long is shown as down. Only for show: detection is elsewhere.
   std::chrono::milliseconds silence{200};
-  /// Largest payload that an agent may attach; larger ones are cut off with an error in the log.
+  /// Largest payload that an agent may attach; a beat whose payload is larger goes
+  /// without, with an error in the log.
   std::size_t payload_bytes_max = 16384;
 };
 

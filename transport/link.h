@@ -169,7 +169,8 @@ class Connector {
 
 /// Limits of a listener.
 struct ListenerSettings {
-  /// Connections that have not finished TLS and hello; further ones wait in the kernel's backlog.
+  /// Connections that have not finished TLS and hello. One more ends the oldest of them that comes
+  /// from the address with most of them, so that idle strangers cannot keep a paired host out.
   std::size_t handshakes_max = 32;
   /// How long one of them may take.
   std::chrono::milliseconds handshake_limit{5000};
@@ -188,7 +189,7 @@ class Listener {
   /// it must outlive the listener. Errors: usage (address), exists (port in use), permission, io.
   static Result<std::unique_ptr<Listener>> open(boost::asio::any_io_executor executor,
                                                 const Endpoint& endpoint, LocalHost self,
-                                                PairingDesk* desk, Handler handler,
+                                                std::shared_ptr<PairingDesk> desk, Handler handler,
                                                 ListenerSettings settings = {});
   Listener(const Listener&) = delete;
   Listener& operator=(const Listener&) = delete;

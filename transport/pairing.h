@@ -15,9 +15,12 @@
 // that Debian's OpenSSL does not offer), and trust on first use (no proof at all).
 #pragma once
 
+#include <array>
+#include <boost/asio/any_io_executor.hpp>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -47,7 +50,7 @@ struct PairingToken {
 struct PairingOffer {
   std::string name;
   /// Ways to us. Empty: our address on the pairing link itself, with `listen_port`.
-  std::vector<PeerAddress> addresses;
+  std::vector<Endpoint> addresses;
   std::uint16_t listen_port = 0;
 };
 
@@ -104,6 +107,6 @@ Task<Result<Peer>> pair_with(boost::asio::any_io_executor executor, LocalHost se
 /// stored. Errors: not_authorized, exists, protocol, bad_data; the other side is told as much as it
 /// may know.
 Task<Result<Peer>> answer_pairing(std::unique_ptr<Link> link, LocalHost self, PairingOffer offer,
-                                  PairingDesk& desk);
+                                  std::shared_ptr<PairingDesk> desk);
 
 }  // namespace understudy::transport
