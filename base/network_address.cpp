@@ -18,8 +18,8 @@ int hex_digit(char c) {
 
 Result<MacAddress> MacAddress::parse(std::string_view text) {
   const auto refuse = [&] {
-    return fail(ErrorCode::usage, "'{}' is not a MAC address: expected six pairs like '52:54:00:…'",
-                text);
+    return fail(ErrorCode::config,
+                "'{}' is not a MAC address: expected six pairs like '52:54:00:…'", text);
   };
   if (text.size() != 17) return refuse();
   MacAddress address;
@@ -28,6 +28,10 @@ Result<MacAddress> MacAddress::parse(std::string_view text) {
     const int low = hex_digit(text[3 * i + 1]);
     if (high < 0 || low < 0 || (i < 5 && text[3 * i + 2] != ':')) return refuse();
     address.octets[i] = static_cast<std::uint8_t>(high * 16 + low);
+  }
+  if (address.is_group() || address.is_zero()) {
+    return fail(ErrorCode::config, "'{}' cannot be the MAC address of an interface: {}", text,
+                address.is_zero() ? "it is all zero" : "it names a group");
   }
   return address;
 }
@@ -38,12 +42,17 @@ std::string MacAddress::to_string() const {
 }
 
 Result<IpAddress> IpAddress::parse(std::string_view text) {
-  const std::string terminated(text);
+  // An embedded NUL would hide what follows it from inet_pton.
+  const std::string terminated(text.substr(0, text.find('\0')));
   std::array<std::uint8_t, 4> v4_octets{};
-  if (::inet_pton(AF_INET, terminated.c_str(), v4_octets.data()) == 1) return v4(v4_octets);
+  if (terminated.size() == text.size() &&
+      ::inet_pton(AF_INET, terminated.c_str(), v4_octets.data()) == 1)
+    return v4(v4_octets);
   std::array<std::uint8_t, 16> v6_octets{};
-  if (::inet_pton(AF_INET6, terminated.c_str(), v6_octets.data()) == 1) return v6(v6_octets);
-  return fail(ErrorCode::usage,
+  if (terminated.size() == text.size() &&
+      ::inet_pton(AF_INET6, terminated.c_str(), v6_octets.data()) == 1)
+    return v6(v6_octets);
+  return fail(ErrorCode::config,
               "'{}' is not an IP address: expected one like '192.0.2.1' or '2001:db8::1'", text);
 }
 

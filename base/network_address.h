@@ -22,8 +22,8 @@ namespace understudy {
 struct MacAddress {
   std::array<std::uint8_t, 6> octets{};
 
-  /// Reads "52:54:00:ab:cd:ef" (hexadecimal, either case, exactly six groups of two digits). Error:
-  /// `usage`, with the text that was given.
+  /// Reads the address of an interface, "52:54:00:ab:cd:ef" (either case; six pairs). Refuses
+  /// groups and all zero, which no interface can have. Error: `config`, with the text given.
   static Result<MacAddress> parse(std::string_view text);
   /// All ones: every station of the link.
   static constexpr MacAddress broadcast() { return {{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}; }
@@ -54,7 +54,7 @@ class IpAddress {
     address.octets_ = octets;
     return address;
   }
-  /// Reads "192.0.2.1" or "2001:db8::1"; no zone, no prefix length. Error: `usage`.
+  /// Reads "192.0.2.1" or "2001:db8::1"; no zone, no prefix length. Error: `config`.
   static Result<IpAddress> parse(std::string_view text);
 
   [[nodiscard]] constexpr bool is_v4() const { return !is_v6_; }
