@@ -7,7 +7,6 @@
 // valid one; a peer's JSON is trusted no more than a user's typing.
 #pragma once
 
-#include <array>
 #include <boost/json/fwd.hpp>
 #include <compare>
 #include <cstdint>
@@ -15,21 +14,10 @@
 #include <string_view>
 #include <vector>
 
+#include "base/network_address.h"
 #include "base/result.h"
 
 namespace understudy {
-
-/// A unicast Ethernet address.
-struct MacAddress {
-  std::array<std::uint8_t, 6> octets{};
-
-  /// Reads "52:54:00:12:34:56" (either case; six pairs). Refuses multicast and all-zero addresses,
-  /// which no interface can have. Errors: config.
-  static Result<MacAddress> parse(std::string_view text);
-  /// Lower case with colons; the inverse of parse.
-  [[nodiscard]] std::string to_string() const;
-  auto operator<=>(const MacAddress&) const = default;
-};
 
 /// One network interface of a domain.
 struct NicConfig {
