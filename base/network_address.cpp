@@ -30,8 +30,9 @@ Result<MacAddress> MacAddress::parse(std::string_view text) {
     address.octets[i] = static_cast<std::uint8_t>(high * 16 + low);
   }
   if (address.is_group() || address.is_zero()) {
-    return fail(ErrorCode::config, "'{}' cannot be the MAC address of an interface: {}", text,
-                address.is_zero() ? "it is all zero" : "it names a group");
+    return fail(ErrorCode::config, "'{}' cannot be the address of an interface: {}", text,
+                address.is_zero() ? "it is all zero"
+                                  : "it is a multicast address (its first octet is odd)");
   }
   return address;
 }
