@@ -1,11 +1,16 @@
 // Capture: from a dirty set to batches on their way, in two steps.
 //
-//   pause · copy() · [device state] · resume · send_rest()
+//   begin() · pause · copy() · [device state] · copy(late) · resume · send_rest()
 //
 // copy() ends when every dirty page is in the staging arena; then the domain may run. send_rest()
 // hands the encoded batches out, in the order in which workers finish them, until all have gone.
 // Encoding starts on the thread pool as soon as the first chunk is full, so on a second processor
 // it overlaps with the copy.
+//
+// A complete copy of a running domain is one long checkpoint: copy() and send_rest() by turns, once
+// for each round of pre-copy, the last round in the pause. A page may come again in a later copy():
+// no chunk is encoded before all chunks of the copy() before are, so on the wire and in the mirror
+// the later content wins.
 //
 // Back-pressure, from the link backwards: the sink is awaited for each batch; at most
 // `encoded_bytes_max` of batches wait for it; a chunk is not encoded before there is room for its
@@ -24,12 +29,12 @@
 #include <span>
 #include <vector>
 
-#include "base/page_range.h"
 #include "base/result.h"
 #include "base/task.h"
 #include "checkpoint/mirror.h"
 #include "checkpoint/page_batch.h"
 #include "checkpoint/staging.h"
+#include "hypervisor/domain.h"
 
 namespace understudy {
 
@@ -43,7 +48,7 @@ struct CaptureLimits {
                                                           ///< encoded and not yet with the sink.
 };
 
-/// What one checkpoint's batches add up to: three fields of checkpoint_end, and statistics.
+/// What a checkpoint's batches add up to: three fields of checkpoint_end, and statistics.
 struct CaptureTotals {
   std::uint64_t batches = 0;
   std::uint64_t pages = 0;
@@ -64,15 +69,18 @@ class CheckpointCapture {
   CheckpointCapture(const CheckpointCapture&) = delete;
   CheckpointCapture& operator=(const CheckpointCapture&) = delete;
 
-  /// Copies the `dirty` pages (well-formed for `memory`, checked) of `memory` into the arena, as
-  /// part of checkpoint `epoch`. To be called while the domain stands still, or, in pre-copy, while
-  /// it runs (pages may then be torn; they will be dirty again). Returns when the last page is
-  /// copied; nothing of `memory` or `dirty` is needed afterwards. May be called several times for
-  /// one checkpoint.
-  Task<Result<void>> copy(EpochId epoch, std::span<const std::byte> memory,
-                          std::span<const PageRange> dirty);
+  /// Starts the checkpoint `epoch`. Nothing of an earlier one may be left: send_rest() or abandon()
+  /// came before.
+  void begin(EpochId epoch);
 
-  /// Hands out what is left of the checkpoint. Its totals, and the capture is ready for the next.
+  /// Copies the `dirty` pages (well-formed for `memory`, checked) of `memory` into the arena. To be
+  /// called while the domain stands still, or, in pre-copy, while it runs (pages may then be torn;
+  /// they will be dirty again). Returns when the last page is copied; nothing of `memory` or
+  /// `dirty` is needed afterwards. `memory` has the size of the mirror.
+  Task<Result<void>> copy(std::span<const std::byte> memory, std::span<const PageRange> dirty);
+
+  /// Hands out what has been copied. What all batches since begin() add up to; more copy() may
+  /// follow.
   Task<Result<CaptureTotals>> send_rest();
 
   /// Gives up the checkpoint: waits for workers that are at work and forgets everything.

@@ -1,7 +1,7 @@
 // The records of a checkpoint: what the payload of each frame between primary and backup means.
 //
 //   checkpoint_begin · page_batch … · device_state · checkpoint_end      (primary to backup)
-//   checkpoint_acknowledged                                            (backup to primary)
+//   acknowledgement                                                    (backup to primary)
 //
 // Octets are written one by one in little-endian order: no struct is ever cast onto the wire. Every
 // record starts with its version; reserved octets are zero and are checked to be; flags that are
@@ -18,6 +18,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "checkpoint/protection.h"
 
 namespace understudy {
 
@@ -28,20 +29,19 @@ inline constexpr std::size_t kLearntAddressesBytesMax = 64 * 1024;
 /// The largest memory that a record may speak of: 16 TiB. Bounds every product of page counts.
 inline constexpr std::uint64_t kMemoryPagesMax = std::uint64_t{1} << 32;
 
-/// What a stream of batches is.
-enum class CheckpointKind : std::uint8_t {
-  precopy = 1,  ///< Memory of a running domain, epoch 0: applied as it comes, consistent only after
-                ///< the first epoch that follows.
-  epoch = 2,    ///< The end of an epoch: whole or nothing.
-};
-
 /// Opens a checkpoint.
 struct CheckpointBegin {
-  EpochId epoch;  ///< 0 for precopy, at least 1 for epoch.
-  CheckpointKind kind = CheckpointKind::epoch;
+  ProtectionId protection;  ///< Never 0.
+  Generation generation;    ///< The sender's.
+  EpochId epoch;            ///< What it will be called; at least 1.
+  EpochId base;  ///< The epoch that it builds upon, below `epoch`; 0 for a complete copy.
   std::uint64_t memory_pages = 0;          ///< Size of the domain's memory; must be the image's.
-  std::uint64_t dirty_pages_expected = 0;  ///< For progress: pages that will be looked at. At most
-                                           ///< memory_pages. Fewer may come.
+  std::uint64_t dirty_pages_expected = 0;  ///< For progress: pages that will be looked at, at most
+                                           ///< memory_pages. Fewer may come, and in a complete
+                                           ///< copy of a busy domain more.
+
+  /// Whether it is a complete copy, which goes to the image as it comes.
+  [[nodiscard]] bool complete_copy() const { return base.value == 0; }
   bool operator==(const CheckpointBegin&) const = default;
 };
 
@@ -51,7 +51,7 @@ struct CheckpointEnd {
   std::uint64_t batches = 0;
   std::uint64_t pages = 0;                  ///< Pages in all batches.
   std::uint64_t chain = 0;                  ///< BatchChain over all batches.
-  std::uint32_t pause_us = 0;               ///< How long the domain stood still; 0 for precopy.
+  std::uint32_t pause_us = 0;               ///< How long the domain stood still.
   std::vector<std::byte> learnt_addresses;  ///< Opaque here: addresses that the domain was seen to
                                             ///< use, to be announced after a promotion.
   bool operator==(const CheckpointEnd&) const = default;
@@ -59,7 +59,9 @@ struct CheckpointEnd {
 
 /// The backup holds the whole checkpoint: output of that epoch may go.
 struct CheckpointAcknowledged {
-  EpochId epoch;
+  ProtectionId protection;  ///< Never 0.
+  Generation generation;    ///< The highest that the backup knows.
+  EpochId epoch;            ///< At least 1.
   bool operator==(const CheckpointAcknowledged&) const = default;
 };
 
@@ -69,7 +71,7 @@ std::vector<std::byte> encode(const CheckpointBegin& record);
 std::vector<std::byte> encode(const CheckpointEnd& record);
 std::vector<std::byte> encode(const CheckpointAcknowledged& record);
 
-/// The record in `payload`. protocol for a version, kind or flag that is not known; bad_data for a
+/// The record in `payload`. protocol for a version or flag that is not known; bad_data for a
 /// wrong length, a reserved octet that is not zero or a number beyond its limit.
 Result<CheckpointBegin> decode_checkpoint_begin(std::span<const std::byte> payload);
 Result<CheckpointEnd> decode_checkpoint_end(std::span<const std::byte> payload);

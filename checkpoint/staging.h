@@ -19,19 +19,22 @@
 #include <optional>
 #include <span>
 
-#include "base/page_range.h"
 #include "base/result.h"
 #include "checkpoint/page_batch.h"
+#include "hypervisor/domain.h"
 
 namespace understudy {
+
+/// Whether `ranges` are sorted, disjoint, none empty, and all within `memory_pages` pages: the
+/// promise of DirtySet.
+[[nodiscard]] bool is_well_formed(std::span<const PageRange> ranges, std::uint64_t memory_pages);
 
 /// How far the copy of one dirty set has come. A value; refers to ranges that the caller keeps.
 class DirtyCursor {
  public:
   DirtyCursor() = default;
   /// At the start of `ranges`, which must be well-formed and stay alive.
-  explicit DirtyCursor(std::span<const PageRange> ranges)
-      : ranges_(ranges), pages_left_(page_count(ranges)) {}
+  explicit DirtyCursor(std::span<const PageRange> ranges);
 
   [[nodiscard]] std::uint64_t pages_left() const { return pages_left_; }
   /// The next run, at most `pages_max` pages long; empty (count 0) at the end. Moves on.
