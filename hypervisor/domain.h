@@ -195,6 +195,12 @@ class Standby {
   /// until promote(), discard() or the end of the object.
   [[nodiscard]] virtual std::span<std::byte> memory() = 0;
 
+  /// Gives these pages room in the host's memory, so that writing to them cannot fail: to be called
+  /// before writing to pages that may be new. Without it, a host that has run out of memory ends
+  /// the writing process (SIGBUS). Pages that have room already cost little. Errors: no_resources;
+  /// what the image says is as it was.
+  virtual Result<void> allocate(const DirtySet& pages) = 0;
+
   /// Where frames will come out once promoted. The devices exist, but carry nothing yet.
   [[nodiscard]] virtual std::span<const OutputInterface> outputs() const = 0;
 
