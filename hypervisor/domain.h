@@ -195,11 +195,11 @@ class Standby {
   /// until promote(), discard() or the end of the object.
   [[nodiscard]] virtual std::span<std::byte> memory() = 0;
 
-  /// Gives these pages room in the host's memory, so that writing to them cannot fail: to be called
-  /// before writing to pages that may be new. Without it, a host that has run out of memory ends
-  /// the writing process (SIGBUS). Pages that have room already cost little. Errors: no_resources;
-  /// what the image says is as it was.
-  virtual Result<void> allocate(const DirtySet& pages) = 0;
+  /// The file behind memory(), by a descriptor that stays ours: for reserving room for pages before
+  /// they are written (fallocate), since a host that has run out of memory would otherwise end the
+  /// writing process (SIGBUS), and for giving room back. -1 if memory() is not a file. Valid as
+  /// long as memory().
+  [[nodiscard]] virtual int memory_file() const = 0;
 
   /// Where frames will come out once promoted. The devices exist, but carry nothing yet.
   [[nodiscard]] virtual std::span<const OutputInterface> outputs() const = 0;

@@ -1,0 +1,62 @@
+#include "hypervisor/domain.h"
+
+#include <algorithm>
+
+namespace understudy {
+
+std::uint64_t count_pages(const DirtySet& set) {
+  std::uint64_t pages = 0;
+  for (const PageRange& range : set) pages += range.count;
+  return pages;
+}
+
+DirtySet merge(const DirtySet& left, const DirtySet& right) {
+  DirtySet merged;
+  merged.reserve(left.size() + right.size());
+  auto from_left = left.begin();
+  auto from_right = right.begin();
+  while (from_left != left.end() || from_right != right.end()) {
+    const bool take_left = from_right == right.end() ||
+                           (from_left != left.end() && from_left->first <= from_right->first);
+    const PageRange next = take_left ? *from_left++ : *from_right++;
+    if (!merged.empty() && next.first <= merged.back().first + merged.back().count) {
+      PageRange& last = merged.back();
+      last.count = std::max(last.first + last.count, next.first + next.count) - last.first;
+    } else {
+      merged.push_back(next);
+    }
+  }
+  return merged;
+}
+
+std::string_view to_string(TrackingMethod method) {
+  return method == TrackingMethod::pagemap_scan ? "pagemap_scan" : "full_compare";
+}
+
+std::string_view to_string(Finding::Severity severity) {
+  switch (severity) {
+    case Finding::Severity::ok:
+      return "ok";
+    case Finding::Severity::warning:
+      return "warning";
+    case Finding::Severity::refusal:
+      return "refusal";
+  }
+  return "refusal";
+}
+
+std::string_view to_string(DomainExit::Kind kind) {
+  switch (kind) {
+    case DomainExit::Kind::guest_shutdown:
+      return "guest_shutdown";
+    case DomainExit::Kind::guest_reset:
+      return "guest_reset";
+    case DomainExit::Kind::destroyed:
+      return "destroyed";
+    case DomainExit::Kind::crashed:
+      return "crashed";
+  }
+  return "crashed";
+}
+
+}  // namespace understudy
