@@ -47,7 +47,8 @@ class EpochBackup {
     discarded,   ///< Unprotected or outdated: nothing is held.
   };
 
-  /// Prepare to take in `epoch`. `in_place`: it is a complete copy and goes straight to the image.
+  /// Prepare to take in `epoch`. `in_place`: it is a complete copy and goes straight to the image;
+  /// an Apply that was given earlier must have finished before the first page is written.
   struct Stage {
     EpochId epoch;
     bool in_place;
@@ -79,7 +80,7 @@ class EpochBackup {
     nothing_held,       ///< Discarded, or promoted and gone.
     old_epoch,          ///< Not newer than what is committed.
     wrong_base,         ///< Builds upon an epoch that is not the newest whole one here.
-    out_of_order,       ///< Whole without begin, or begin within another.
+    out_of_order,       ///< Whole without begin.
   };
   /// Answer the primary with `reason` and view(), and close the connection.
   struct Refuse {
@@ -104,7 +105,8 @@ class EpochBackup {
   /// and persisted. `protection` is not 0.
   EpochBackup(ProtectionId protection, Generation generation);
 
-  /// A checkpoint begins on the bulk connection. `base` is the epoch that it builds upon, 0 for a
+  /// A checkpoint begins on the bulk connection; one that was begun and is not whole is given up
+  /// (the primary's capture failed midway). `base` is the epoch that it builds upon, 0 for a
   /// complete copy.
   Actions on_begin(ProtectionId protection, Generation generation, EpochId epoch, EpochId base);
   /// All of `epoch`, which was begun last, is here and verified. Commits it.
@@ -118,7 +120,8 @@ class EpochBackup {
   /// The primary asks us to discard.
   Actions on_unprotect(ProtectionId protection, Generation generation);
 
-  /// From here on nothing is accepted or acknowledged. False (and nothing changes) unless `ready`.
+  /// From here on nothing is accepted or acknowledged, and whatever is staged and not whole may be
+  /// freed. False (and nothing changes) unless `ready`.
   /// Called by Promotion, which knows when.
   bool on_promote_decided();
   /// The domain runs here under `generation`.
@@ -147,6 +150,7 @@ class EpochBackup {
 
   [[nodiscard]] std::optional<Refusal> refusal(ProtectionId protection,
                                                Generation generation) const;
+  void give_up_receiving(Actions& actions);
   void apply_next(Actions& actions);
   void discard(Actions& actions);
 
@@ -154,7 +158,6 @@ class EpochBackup {
   Generation generation_;
   State state_ = State::incomplete;
   std::optional<Receiving> receiving_;
-  EpochId newest_begun_;
   EpochId committed_;
   EpochId applied_;
   std::optional<EpochId> applying_;

@@ -132,6 +132,7 @@ class EpochPrimary {
     capture_failed,          ///< Will be tried again.
     capture_gave_up,         ///< Will not be tried again before the link comes anew.
     peer_promoting,          ///< The backup is about to take over; we stay mute.
+    peer_outdated,           ///< An outdated copy runs there, mute; it will be destroyed.
     superseded,              ///< It has taken over.
     newer_copy_lost,         ///< It had taken over, and does not run now: the operator decides.
     split_brain,             ///< Two hosts run the domain: a promise was broken.
@@ -151,9 +152,8 @@ class EpochPrimary {
 
   // --- the link, in the order of time ---
 
-  /// A bulk connection stands and the backup has said who it is. `hello_sent` is a moment before
-  /// our hello, which `peer` answers, was sent.
-  Actions on_link_up(Instant now, Instant hello_sent, const PeerView& peer);
+  /// A bulk connection stands and the backup has said who it is.
+  Actions on_link_up(Instant now, const PeerView& peer);
   /// The bulk connection is gone; what it still carried is lost from some point on.
   Actions on_link_down(Instant now);
 
@@ -226,29 +226,39 @@ class EpochPrimary {
   };
 
   [[nodiscard]] bool over() const { return state_ == State::superseded || state_ == State::ended; }
+  /// The domain speaks without a backup: solo, or before its first consistent checkpoint.
+  [[nodiscard]] bool speaks_alone() const { return state_ == State::solo || !exposed_; }
+  [[nodiscard]] bool can_capture() const {
+    return link_up_ && !trouble_ && !unprotecting_ && !going_solo_ && !capturing_;
+  }
   void meet_generation(Generation generation, PeerRole role, Actions& actions);
+  void bar(Event event, Actions& actions);
+  void take_up(Instant now, Actions& actions);
   void start_synchronise(EpochId base, Actions& actions);
   void capture_if_due(Instant now, Actions& actions);
-  void prove(Instant heard);
   void release_if_allowed(Instant now, Actions& actions);
   void lose_backup(Actions& actions);
   void end(Actions& actions);
 
   Config config_;
   State state_;
-  bool link_up_ = false;
   bool exposed_;
+  bool link_up_ = false;
   bool stretched_ = false;
   bool ever_protected_ = false;
-  /// The backup is not to be used although the link is up: it promotes, or a newer copy was lost.
-  bool barred_ = false;
   bool unprotecting_ = false;
   /// A capture or synchronisation was asked for and not yet answered.
   bool capturing_ = false;
   /// The running capture belongs to a connection that is gone: its result helps nobody.
-  bool capture_orphaned_ = false;
-  bool needs_synchronise_ = true;
-  EpochId synchronise_base_;
+  bool orphaned_ = false;
+  /// What was written since `captured_` is not known any more: only a full copy helps.
+  bool dirty_lost_ = true;
+  /// Why the peer is not to be used although the link is up. Cleared by the next hello.
+  std::optional<Event> trouble_;
+  /// What the peer held at the last hello, 0 if nothing of use.
+  EpochId peer_committed_;
+  EpochId issued_;
+  EpochId synchronising_epoch_;
   EpochId captured_;
   EpochId sent_;
   EpochId acknowledged_;
@@ -258,7 +268,8 @@ class EpochPrimary {
   Instant next_capture_ = Instant::min();
   std::uint32_t capture_failures_ = 0;
   std::optional<Instant> retry_at_;
-  std::optional<Instant> heard_;
+  /// A moment of ours since which the backup is known to have heard us.
+  std::optional<Instant> heard_at_;
   Generation highest_seen_;
   std::optional<Generation> going_solo_;
 };

@@ -31,7 +31,7 @@ enum class PeerRole {
   none,       ///< It holds nothing of this domain: it will not promote.
   holding,    ///< It is backup; `committed` says how far (0: no consistent image yet).
   promoting,  ///< It has decided to promote and has not yet told how it ended.
-  running,    ///< The domain runs there.
+  running,    ///< The domain runs there (its gate may be open or closed).
 };
 
 /// The stable lower-case name of `role`.

@@ -76,8 +76,6 @@ class FailureDetector {
   [[nodiscard]] Instant next_deadline() const;
 
  private:
-  [[nodiscard]] Verdict judge() const;
-  void notice_stall(Instant now);
   std::optional<Change> change_to(Verdict verdict);
 
   Config config_;
@@ -85,7 +83,9 @@ class FailureDetector {
   std::vector<Instant> heard_;
   /// Silence is counted from here at the earliest: the start, or the end of our own last stall.
   Instant listening_since_;
-  Instant last_event_;
+  Instant started_;
+  Instant last_tick_;
+  Instant now_;
   std::uint64_t stalls_ = 0;
 };
 

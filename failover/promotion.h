@@ -23,6 +23,9 @@
 // - The domain cannot be resumed: the same, but the generation stays raised. The old primary, if it
 //   comes back, keeps its copy, mute, and an operator decides.
 //
+// - The primary is heard with a higher generation (it went solo by an operator's word) before the
+//   domain was resumed: the backup discards its image and the promotion fails.
+//
 // Actions are to be done in the order given. Not thread-safe.
 #pragma once
 
@@ -116,7 +119,7 @@ class Promotion {
   /// backup is told (on_promote_decided) before this returns.
   Actions on_wanted(Instant now, Cause cause, Instant last_sign_of_life);
   /// The arbiter's late answer. Ignored unless `asking`.
-  Actions on_arbiter(Instant now, Arbiter::Answer answer);
+  Actions on_arbiter(Instant now, Arbiter::Answer answer, Instant last_sign_of_life);
   /// The primary was heard again before anything was decided: forget the wish. Ignored otherwise.
   void on_primary_heard();
   /// PersistGeneration was done.
@@ -141,13 +144,14 @@ class Promotion {
 
  private:
   [[nodiscard]] std::optional<Refusal> refusal(Cause cause) const;
-  Actions decide(Instant now);
+  Actions decide(Instant now, Instant last_sign_of_life);
   Actions resume_if_ready(Instant now);
 
   Config config_;
   EpochBackup& backup_;
   Arbiter& arbiter_;
   Phase phase_ = Phase::idle;
+  bool persisted_ = false;
   Generation generation_;
   Instant not_before_ = Instant::min();
   PromotionTimeline timeline_;

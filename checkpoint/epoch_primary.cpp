@@ -1,0 +1,440 @@
+#include "checkpoint/epoch_primary.h"
+
+#include <algorithm>
+#include <string>
+
+namespace understudy {
+
+std::string_view to_string(PeerRole role) {
+  switch (role) {
+    case PeerRole::none:
+      return "none";
+    case PeerRole::holding:
+      return "holding";
+    case PeerRole::promoting:
+      return "promoting";
+    case PeerRole::running:
+      return "running";
+  }
+  return "unknown";
+}
+
+EpochPrimary::EpochPrimary(const Config& config)
+    : config_(config),
+      state_(config.taken_up_again ? State::backup_lost : State::synchronising),
+      exposed_(config.taken_up_again),
+      highest_seen_(config.generation) {
+  UNDERSTUDY_CHECK(config.protection != ProtectionId{}, "a protection's id is not 0");
+  UNDERSTUDY_CHECK(config.in_flight_max > 0, "at least one epoch must be allowed in flight");
+}
+
+EpochPrimary::Actions EpochPrimary::on_link_up(Instant now, const PeerView& peer) {
+  // A new connection without news of the old one's end: the old one is gone all the same.
+  Actions actions = on_link_down(now);
+  if (over()) return actions;
+  link_up_ = true;
+  trouble_.reset();
+  unacknowledged_.clear();
+  stretched_ = false;
+  retry_at_.reset();
+  capture_failures_ = 0;
+  peer_committed_ = EpochId{};
+
+  meet_generation(peer.generation, peer.role, actions);
+  if (over() || state_ == State::solo || trouble_) return actions;
+
+  const bool holds_ours = peer.role == PeerRole::holding && peer.protection == config_.protection;
+  if (unprotecting_) {
+    // The confirmation may have been lost with the old connection; 'I hold nothing of yours' is
+    // the same word.
+    if (!holds_ours) {
+      end(actions);
+    } else {
+      actions.push_back(AskDiscard{});
+    }
+    return actions;
+  }
+  if (holds_ours && peer.generation == config_.generation) {
+    // An agent that was restarted has forgotten how far its epochs went; it counts on from there.
+    if (config_.taken_up_again && captured_ == EpochId{}) {
+      issued_ = std::max(issued_, peer.committed);
+      captured_ = peer.committed;
+    }
+    if (peer.committed > captured_) {
+      // It claims an epoch that never was: nothing that it holds can be trusted to be ours.
+      actions.push_back(Report{Event::acknowledgement_refused, peer.committed});
+    } else if (peer.committed >= acknowledged_) {
+      // What was whole when the connection broke is committed although its acknowledgement is
+      // lost. It is released by the next proof that the backup still hears us, not by this hello,
+      // which no detector counts.
+      peer_committed_ = peer.committed;
+      acknowledged_ = peer.committed;
+      release_if_allowed(now, actions);
+    }
+  }
+  if (!capturing_ && !going_solo_) take_up(now, actions);
+  return actions;
+}
+
+EpochPrimary::Actions EpochPrimary::on_link_down(Instant) {
+  Actions actions;
+  if (!link_up_) return actions;
+  link_up_ = false;
+  unacknowledged_.clear();
+  stretched_ = false;
+  retry_at_.reset();
+  if (over() || state_ == State::solo) return actions;
+  if (capturing_) orphaned_ = true;
+  lose_backup(actions);
+  return actions;
+}
+
+EpochPrimary::Actions EpochPrimary::on_tick(Instant now) {
+  Actions actions;
+  if (retry_at_ && now >= *retry_at_ && can_capture()) start_synchronise(EpochId{}, actions);
+  capture_if_due(now, actions);
+  return actions;
+}
+
+EpochPrimary::Actions EpochPrimary::on_captured(Instant now, EpochId epoch) {
+  Actions actions;
+  if (!capturing_ || epoch != issued_) return actions;
+  capturing_ = false;
+  const bool orphaned = orphaned_;
+  orphaned_ = false;
+  if (state_ == State::superseded) return actions;
+  if (state_ == State::solo || state_ == State::ended) {
+    // The pause of this capture closed the gate after it had been opened for good.
+    actions.push_back(OpenGate{});
+    return actions;
+  }
+  captured_ = epoch;
+  dirty_lost_ = false;
+  if (orphaned) {
+    // Its end was never sent, so a first checkpoint exposes nothing.
+    if (!exposed_) actions.push_back(OpenGate{});
+    if (can_capture()) take_up(now, actions);
+    return actions;
+  }
+  capture_failures_ = 0;
+  exposed_ = true;
+  unacknowledged_.push_back({epoch, now});
+  return actions;
+}
+
+EpochPrimary::Actions EpochPrimary::on_capture_failed(Instant now) {
+  Actions actions;
+  if (!capturing_) return actions;
+  capturing_ = false;
+  const bool orphaned = orphaned_;
+  orphaned_ = false;
+  if (state_ == State::superseded) return actions;
+  if (state_ == State::solo || state_ == State::ended) {
+    actions.push_back(OpenGate{});
+    return actions;
+  }
+  dirty_lost_ = true;
+  if (!exposed_) actions.push_back(OpenGate{});
+  if (orphaned) {
+    // The link failed, not the capture: nothing to count against it.
+    if (can_capture()) take_up(now, actions);
+    return actions;
+  }
+  actions.push_back(Report{Event::capture_failed, issued_});
+  if (++capture_failures_ >= config_.capture_failures_max) {
+    actions.push_back(Report{Event::capture_gave_up, issued_});
+    if (!exposed_) {
+      // It never was protected; the request has failed and the guest is as it was.
+      state_ = State::ended;
+      return actions;
+    }
+    trouble_ = Event::capture_gave_up;
+    lose_backup(actions);
+    return actions;
+  }
+  state_ = State::synchronising;
+  retry_at_ = now + config_.capture_retry;
+  return actions;
+}
+
+void EpochPrimary::on_sent(EpochId epoch) {
+  if (epoch <= captured_) sent_ = std::max(sent_, epoch);
+}
+
+EpochPrimary::Actions EpochPrimary::on_acknowledged(Instant now, ProtectionId protection,
+                                                    Generation generation, EpochId epoch) {
+  Actions actions;
+  if (over() || state_ == State::solo) return actions;
+  const bool ours = protection == config_.protection && generation == config_.generation;
+  if (ours && epoch <= acknowledged_) return actions;  // Said before.
+  const auto acknowledged = std::find_if(unacknowledged_.begin(), unacknowledged_.end(),
+                                         [&](const InFlight& one) { return one.epoch == epoch; });
+  if (!ours || acknowledged == unacknowledged_.end()) {
+    actions.push_back(Report{Event::acknowledgement_refused, epoch});
+    return actions;
+  }
+  const Instant captured_at = acknowledged->captured_at;
+  unacknowledged_.erase(unacknowledged_.begin(), acknowledged + 1);
+  acknowledged_ = epoch;
+  // It has read the end of the epoch, which we sent after the capture.
+  heard_at_ = std::max(heard_at_.value_or(captured_at), captured_at);
+  release_if_allowed(now, actions);
+  if (state_ == State::synchronising && epoch == synchronising_epoch_) {
+    state_ = State::protecting;
+    next_capture_ = captured_at + config_.interval;
+    actions.push_back(
+        Report{ever_protected_ ? Event::protected_again : Event::first_protected, epoch});
+    ever_protected_ = true;
+  }
+  capture_if_due(now, actions);
+  return actions;
+}
+
+EpochPrimary::Actions EpochPrimary::on_peer_heard(Instant now, Instant sent_at) {
+  Actions actions;
+  if (over() || state_ == State::solo || trouble_ || sent_at > now) return actions;
+  heard_at_ = std::max(heard_at_.value_or(sent_at), sent_at);
+  release_if_allowed(now, actions);
+  return actions;
+}
+
+EpochPrimary::Actions EpochPrimary::on_peer_generation(Instant, Generation generation,
+                                                       PeerRole role) {
+  Actions actions;
+  if (!over()) meet_generation(generation, role, actions);
+  return actions;
+}
+
+Result<EpochPrimary::Actions> EpochPrimary::on_operator_solo(Instant) {
+  switch (state_) {
+    case State::solo:
+      return fail(ErrorCode::exists, "solo: the domain runs solo already (generation {})",
+                  config_.generation);
+    case State::superseded:
+    case State::ended:
+      return fail(ErrorCode::no_such, "solo: this protection is over ({})", to_string(state_));
+    case State::synchronising:
+    case State::protecting:
+      return fail(ErrorCode::not_authorized,
+                  "solo: the backup is not lost (state {}); 'unprotect' ends a protection whose "
+                  "backup can be reached",
+                  to_string(state_));
+    case State::backup_lost:
+      break;
+  }
+  if (link_up_ && trouble_ == Event::peer_promoting) {
+    return fail(ErrorCode::not_authorized, "solo: the backup is taking the domain over right now");
+  }
+  if (!going_solo_) going_solo_ = std::max(config_.generation, highest_seen_).next();
+  return Actions{PersistGeneration{*going_solo_}};
+}
+
+EpochPrimary::Actions EpochPrimary::on_generation_persisted(Instant, Generation generation) {
+  Actions actions;
+  if (over() || !going_solo_ || generation != *going_solo_) return actions;
+  going_solo_.reset();
+  config_.generation = generation;
+  highest_seen_ = std::max(highest_seen_, generation);
+  state_ = State::solo;
+  actions.push_back(OpenGate{});
+  actions.push_back(Report{Event::went_solo, captured_});
+  return actions;
+}
+
+Result<EpochPrimary::Actions> EpochPrimary::on_unprotect(Instant) {
+  Actions actions;
+  if (over()) {
+    return fail(ErrorCode::no_such, "unprotect: this protection is over ({})", to_string(state_));
+  }
+  if (speaks_alone()) {
+    if (link_up_) actions.push_back(AskDiscard{});
+    end(actions);
+    return actions;
+  }
+  if (!link_up_ || trouble_) {
+    return fail(ErrorCode::unavailable,
+                "unprotect: the backup cannot be asked to discard its image; if it is certain that "
+                "it never runs it, say 'solo'");
+  }
+  unprotecting_ = true;
+  actions.push_back(AskDiscard{});
+  return actions;
+}
+
+EpochPrimary::Actions EpochPrimary::on_discarded(Instant, ProtectionId protection) {
+  Actions actions;
+  if (over() || state_ == State::solo || protection != config_.protection) return actions;
+  if (unprotecting_) {
+    end(actions);
+    return actions;
+  }
+  // The backup's own decision (its operator's): it is no backup any more.
+  peer_committed_ = EpochId{};
+  lose_backup(actions);
+  return actions;
+}
+
+void EpochPrimary::on_interval_changed(std::chrono::microseconds interval) {
+  if (next_capture_ != Instant::min()) next_capture_ += interval - config_.interval;
+  config_.interval = interval;
+}
+
+Instant EpochPrimary::next_deadline() const {
+  if (over() || state_ == State::solo || !can_capture()) return kNever;
+  if (state_ == State::synchronising) return retry_at_.value_or(kNever);
+  if (state_ != State::protecting || stretched_) return kNever;
+  return next_capture_;
+}
+
+/// What another copy's generation means for ours. Decided in this order, first that fits:
+///
+///   theirs    their role   we             so
+///   higher    running      speak alone    split brain: a person must choose
+///   higher    running      are mute       superseded: destroy ours
+///   any       promoting    any            wait, mute
+///   equal     running      any            split brain
+///   higher    none/holding any            the newer copy is lost: keep ours, mute
+///   lower     running      any            an outdated copy that will learn of us: wait for it to
+///   go otherwise                             nothing
+void EpochPrimary::meet_generation(Generation generation, PeerRole role, Actions& actions) {
+  highest_seen_ = std::max(highest_seen_, generation);
+  const bool higher = generation > config_.generation;
+  if (higher && role == PeerRole::running && !speaks_alone()) {
+    state_ = State::superseded;
+    unacknowledged_.clear();
+    going_solo_.reset();
+    actions.push_back(DestroyDomain{generation});
+    actions.push_back(Report{Event::superseded, captured_});
+    return;
+  }
+  if (role == PeerRole::promoting) return bar(Event::peer_promoting, actions);
+  if (role == PeerRole::running && generation >= config_.generation) {
+    return bar(Event::split_brain, actions);
+  }
+  if (higher) return bar(Event::newer_copy_lost, actions);
+  if (role == PeerRole::running) trouble_ = Event::peer_outdated;
+}
+
+/// The peer is no backup for us: stay as mute as we are, take back a word that it contradicts.
+void EpochPrimary::bar(Event event, Actions& actions) {
+  heard_at_.reset();
+  // 'The newer copy is lost' is exactly what an operator may answer by solo; the others are not.
+  if (event != Event::newer_copy_lost) going_solo_.reset();
+  if (trouble_ == event) return;
+  trouble_ = event;
+  actions.push_back(Report{event, captured_});
+  if (state_ != State::solo) lose_backup(actions);
+}
+
+/// The link stands and nothing hinders: go on where the peer is, or copy anew.
+void EpochPrimary::take_up(Instant now, Actions& actions) {
+  if (peer_committed_ != EpochId{} && peer_committed_ == captured_ && !dirty_lost_) {
+    // The peer's image is what our mirror says it is; only the pages since are missing.
+    state_ = State::protecting;
+    actions.push_back(Report{Event::protected_again, captured_});
+    ever_protected_ = true;
+    next_capture_ = now;
+    capture_if_due(now, actions);
+    return;
+  }
+  start_synchronise(dirty_lost_ ? EpochId{} : peer_committed_, actions);
+}
+
+void EpochPrimary::start_synchronise(EpochId base, Actions& actions) {
+  state_ = State::synchronising;
+  retry_at_.reset();
+  capturing_ = true;
+  issued_ = issued_.next();
+  synchronising_epoch_ = issued_;
+  if (exposed_) actions.push_back(Report{Event::resynchronising, issued_});
+  actions.push_back(Synchronise{issued_, base});
+}
+
+void EpochPrimary::capture_if_due(Instant now, Actions& actions) {
+  if (state_ != State::protecting || !can_capture() || now < next_capture_) return;
+  stretched_ = unacknowledged_.size() >= config_.in_flight_max;
+  if (stretched_) return;
+  capturing_ = true;
+  issued_ = issued_.next();
+  next_capture_ = now + config_.interval;
+  actions.push_back(SealAndCapture{issued_, captured_});
+}
+
+void EpochPrimary::release_if_allowed(Instant now, Actions& actions) {
+  if (trouble_ || acknowledged_ <= released_) return;
+  if (!heard_at_ || now >= *heard_at_ + config_.lease) return;
+  released_ = acknowledged_;
+  actions.push_back(Release{released_});
+}
+
+void EpochPrimary::lose_backup(Actions& actions) {
+  if (!exposed_) {
+    // Nothing to lose yet, and the gate is as open as it was.
+    state_ = State::synchronising;
+    return;
+  }
+  if (state_ == State::backup_lost) return;
+  state_ = State::backup_lost;
+  actions.push_back(Report{Event::backup_lost, captured_});
+}
+
+void EpochPrimary::end(Actions& actions) {
+  state_ = State::ended;
+  unacknowledged_.clear();
+  actions.push_back(OpenGate{});
+  actions.push_back(Report{Event::unprotected, captured_});
+}
+
+std::string_view to_string(EpochPrimary::State state) {
+  switch (state) {
+    case EpochPrimary::State::synchronising:
+      return "synchronising";
+    case EpochPrimary::State::protecting:
+      return "protecting";
+    case EpochPrimary::State::backup_lost:
+      return "backup_lost";
+    case EpochPrimary::State::solo:
+      return "solo";
+    case EpochPrimary::State::superseded:
+      return "superseded";
+    case EpochPrimary::State::ended:
+      return "ended";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(EpochPrimary::Event event) {
+  switch (event) {
+    case EpochPrimary::Event::first_protected:
+      return "first_protected";
+    case EpochPrimary::Event::protected_again:
+      return "protected_again";
+    case EpochPrimary::Event::backup_lost:
+      return "backup_lost";
+    case EpochPrimary::Event::resynchronising:
+      return "resynchronising";
+    case EpochPrimary::Event::capture_failed:
+      return "capture_failed";
+    case EpochPrimary::Event::capture_gave_up:
+      return "capture_gave_up";
+    case EpochPrimary::Event::peer_promoting:
+      return "peer_promoting";
+    case EpochPrimary::Event::peer_outdated:
+      return "peer_outdated";
+    case EpochPrimary::Event::superseded:
+      return "superseded";
+    case EpochPrimary::Event::newer_copy_lost:
+      return "newer_copy_lost";
+    case EpochPrimary::Event::split_brain:
+      return "split_brain";
+    case EpochPrimary::Event::went_solo:
+      return "went_solo";
+    case EpochPrimary::Event::unprotected:
+      return "unprotected";
+    case EpochPrimary::Event::acknowledgement_refused:
+      return "acknowledgement_refused";
+  }
+  return "unknown";
+}
+
+}  // namespace understudy
