@@ -1,0 +1,1093 @@
+#include "agent/agent.h"
+
+#include <openssl/rand.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/json.hpp>
+
+#include "agent/metrics.h"
+#include "hypervisor/qemu/qemu_hypervisor.h"
+#include "netbuffer/output_gate.h"
+
+namespace understudy {
+namespace {
+
+namespace json = boost::json;
+
+Instant now() {
+  return std::chrono::steady_clock::now();
+}
+
+void rethrow(const std::exception_ptr& failure) {
+  if (failure) std::rethrow_exception(failure);
+}
+
+// A number that no other protection will have.
+std::uint64_t random_number() {
+  std::uint64_t number = 0;
+  do {
+    UNDERSTUDY_CHECK(::RAND_bytes(reinterpret_cast<unsigned char*>(&number), sizeof number) == 1,
+                     "the system's random source failed");
+    number >>= 1U;  // JSON readers elsewhere may know signed numbers only.
+  } while (number == 0);
+  return number;
+}
+
+json::array to_json(const std::vector<Finding>& findings) {
+  json::array list;
+  for (const auto& finding : findings) {
+    list.push_back({{"severity", to_string(finding.severity)},
+                    {"subject", finding.subject},
+                    {"message", finding.message}});
+  }
+  return list;
+}
+
+bool any_refusal(const std::vector<Finding>& findings) {
+  return std::ranges::any_of(findings, [](const Finding& finding) {
+    return finding.severity == Finding::Severity::refusal;
+  });
+}
+
+Finding refusal(std::string subject, std::string message) {
+  return {Finding::Severity::refusal, std::move(subject), std::move(message)};
+}
+
+Finding fine(std::string subject, std::string message) {
+  return {Finding::Severity::ok, std::move(subject), std::move(message)};
+}
+
+std::string_view reason_of(const PeerWatch::View& view) {
+  if (!view.ever_heard) return "NeverSeen";
+  switch (view.verdict) {
+    case FailureDetector::Verdict::alive:
+      return "Heartbeats";
+    case FailureDetector::Verdict::suspected:
+      return "Suspected";
+    case FailureDetector::Verdict::dead:
+      return "Dead";
+  }
+  return "Dead";
+}
+
+}  // namespace
+
+class Agent::Claim {
+ public:
+  explicit Claim(Entry& entry) : entry_(entry.busy ? nullptr : &entry) {
+    if (entry_ != nullptr) entry_->busy = true;
+  }
+  ~Claim() { release(); }
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+  [[nodiscard]] bool valid() const { return entry_ != nullptr; }
+  /// Lets go early: the entry is about to be erased.
+  void release() {
+    if (entry_ != nullptr) entry_->busy = false;
+    entry_ = nullptr;
+  }
+  static Error refused(const std::string& name) {
+    return fail(ErrorCode::try_again, "another request is at work on {}", name);
+  }
+
+ private:
+  Entry* entry_;
+};
+
+// --- coming and going ---
+
+Agent::Agent(boost::asio::io_context& context, boost::asio::thread_pool& workers,
+             AgentConfig config, StateStore store)
+    : context_(context),
+      workers_(workers),
+      config_(std::move(config)),
+      store_(std::move(store)),
+      events_(config_.state_directory / "events.jsonl"),
+      desk_(std::make_shared<transport::PairingDesk>()) {}
+
+Agent::~Agent() = default;
+
+Result<std::unique_ptr<Agent>> Agent::create(boost::asio::io_context& context,
+                                             boost::asio::thread_pool& workers,
+                                             AgentConfig config) {
+  std::error_code error;
+  std::filesystem::create_directories(config.runtime_directory, error);
+  if (error)
+    return system_error(error.value(), fmt::format("create {}", config.runtime_directory.string()));
+  BOOST_OUTCOME_TRY(auto store, StateStore::open(config.state_directory / "domains"));
+  std::unique_ptr<Agent> agent(new Agent(context, workers, std::move(config), std::move(store)));
+  BOOST_OUTCOME_TRY(agent->open());
+  return agent;
+}
+
+Result<void> Agent::open() {
+  QemuOptions qemu;
+  qemu.runtime_directory = config_.runtime_directory;
+  qemu.memory_directory = config_.memory_directory;
+  qemu.preload_library = config_.preload_library;
+  qemu.qemu_binary = config_.qemu_binary;
+  if (config_.tracking == "pagemap_scan") qemu.force_tracking = TrackingMethod::pagemap_scan;
+  if (config_.tracking == "full_compare") qemu.force_tracking = TrackingMethod::full_compare;
+  hypervisor_ = make_qemu_hypervisor(context_.get_executor(), qemu);
+
+  self_.name = config_.name;
+  self_.boot_id = transport::BootId::random();
+  BOOST_OUTCOME_TRY(self_.identity, transport::TlsIdentity::load_or_create(config_.state_directory /
+                                                                           "identity.pem"));
+  BOOST_OUTCOME_TRY(self_.peers,
+                    transport::PeerStore::load(config_.state_directory / "peers.json"));
+  connector_ = std::make_unique<transport::Connector>(context_.get_executor(), self_);
+  peers_ = std::make_unique<PeerWatch>(
+      context_.get_executor(), self_, config_,
+      PeerHooks{
+          .on_verdict = [this](const auto& peer, const auto& change) { on_verdict(peer, change); },
+          .on_news = [this](const auto& peer, const auto& news,
+                            Instant echoed) { on_news(peer, news, echoed); },
+          .on_heard =
+              [this](const auto& peer) {
+                for (const auto& [name, entry] : entries_) {
+                  if (entry->backup && entry->record.peer == peer)
+                    entry->backup->on_primary_heard();
+                }
+              },
+          .news_for = [this](const auto& peer) { return news_for(peer); }});
+  return ok();
+}
+
+HostServices Agent::services() {
+  return {context_.get_executor(),
+          workers_.get_executor(),
+          config_,
+          events_,
+          store_,
+          *hypervisor_,
+          arbiter_,
+          *connector_};
+}
+
+Task<Result<void>> Agent::take_up() {
+  auto records = store_.load(damaged_);
+  for (const auto& [name, error] : damaged_) {
+    events_.record(Severity::critical, name, "state_damaged",
+                   error.message() + "; the domain is not touched, its gate stays as it is");
+  }
+  for (auto& [name, record] : records) co_await take_up_entry(std::move(record));
+
+  // Rules of domains that are known not to run any more. Where a record is damaged nothing is
+  // known, so nothing is removed.
+  const auto keep = [this](const GateRecord& gate) {
+    const auto found = entries_.find(gate.domain);
+    return damaged_.contains(gate.domain) || (found != entries_.end() && found->second->domain &&
+                                              found->second->record.role == Role::primary);
+  };
+  if (auto removed = remove_stale_gates(keep); !removed)
+    spdlog::warn("removing stale gates failed: {}", removed.error().message());
+
+  for (const auto& address : config_.listen_addresses) {
+    BOOST_OUTCOME_CO_TRY(const auto endpoint, transport::Endpoint::parse(address));
+    BOOST_OUTCOME_CO_TRY(auto listener,
+                         transport::Listener::open(context_.get_executor(), endpoint, self_, desk_,
+                                                   [this](std::unique_ptr<transport::Link> link) {
+                                                     return on_link(std::move(link));
+                                                   }));
+    listeners_.push_back(std::move(listener));
+  }
+  for (const auto& peer : self_.peers->all()) peers_->watch(peer);
+  events_.record(Severity::info, "", "agent_started",
+                 fmt::format("understudyd {} on {}", UNDERSTUDY_VERSION, config_.name));
+  co_return ok();
+}
+
+Task<void> Agent::take_up_entry(DomainRecord record) {
+  const std::string name = record.name;
+  if (record.role == Role::backup) {
+    // Its image lived in a process that hangs on an agent that is gone: it is declared lost, and
+    // the primary copies again. The record stays for its generation until then.
+    if (auto cleaned = co_await hypervisor_->clean_up(record.runtime); !cleaned)
+      spdlog::warn("domain={} {}", name, cleaned.error().message());
+    events_.record(Severity::warning, name, "image_lost",
+                   "the agent was restarted: the image held for this domain is gone, its primary "
+                   "has to copy again");
+    co_await forget(name);
+    co_return;
+  }
+  auto domain = co_await hypervisor_->adopt(record.runtime);
+  if (!domain) {
+    if (auto cleaned = co_await hypervisor_->clean_up(record.runtime); !cleaned)
+      spdlog::warn("domain={} {}", name, cleaned.error().message());
+    events_.record(Severity::critical, name, "domain_failed",
+                   fmt::format("it does not run any more: {}", domain.error().message()));
+    co_await forget(name);
+    co_return;
+  }
+  auto entry = std::make_unique<Entry>();
+  entry->record = std::move(record);
+  entry->domain = std::move(domain.value());
+  Entry& taken = *entry;
+  entries_[name] = std::move(entry);
+  watch_exit(taken);
+  if (taken.record.role == Role::primary && !taken.record.solo) {
+    events_.record(Severity::warning, name, "taken_up",
+                   fmt::format("was protected with {}: its output is held until that host answers",
+                               taken.record.peer));
+    begin_primary(taken, true);
+  } else if (taken.record.protect_again) {
+    boost::asio::co_spawn(context_, protect_again(name), rethrow);
+  }
+}
+
+Task<void> Agent::shut_down() {
+  stopping_ = true;
+  for (const auto& [name, entry] : entries_) {
+    if (entry->primary) {
+      // With the backup's consent the guest is heard while we are away. Without it the gate stays
+      // closed: that is its meaning.
+      const auto session = entry->primary;
+      auto ended = co_await session->unprotect();
+      if (ended) {
+        entry->record.protect_again = true;
+        entry->record.role = Role::unprotected;
+        if (auto saved = save(*entry); !saved)
+          spdlog::error("domain={} {}", name, saved.error().message());
+      } else {
+        events_.record(Severity::critical, name, "left_closed",
+                       fmt::format("the agent stops while {} cannot be asked: output stays held",
+                                   entry->record.peer));
+      }
+    }
+    if (entry->backup) {
+      const auto session = entry->backup;
+      co_await session->discard("the backup's agent is stopped");
+    }
+  }
+  for (const auto& listener : listeners_) listener->close();
+  peers_->stop();
+  events_.record(Severity::info, "", "agent_stopped", "the agent was stopped; guests run on");
+}
+
+Task<void> Agent::protect_again(std::string name) {
+  // Asked for by an operator before the agent was stopped: it is taken up when the other host is
+  // heard.
+  for (;;) {
+    co_await sleep_for(std::chrono::milliseconds(200));
+    const auto found = entries_.find(name);
+    if (found == entries_.end() || !found->second->record.protect_again || found->second->primary)
+      co_return;
+    const auto& record = found->second->record;
+    if (peers_->view(record.peer).verdict != FailureDetector::Verdict::alive ||
+        !peers_->view(record.peer).ever_heard)
+      continue;
+    json::array findings;
+    const ProtectRequest request{record.peer, record.mode,
+                                 std::chrono::microseconds(record.interval_us)};
+    auto begun = co_await protect(name, request, findings);
+    if (begun) co_return;
+    spdlog::warn("domain={} protecting again failed: {}", name, begun.error().message());
+    co_await sleep_for(std::chrono::seconds(5));
+  }
+}
+
+// --- entries ---
+
+Result<Agent::Entry*> Agent::find(const std::string& name) const {
+  const auto found = entries_.find(name);
+  if (found != entries_.end()) return found->second.get();
+  if (const auto damaged = damaged_.find(name); damaged != damaged_.end()) return damaged->second;
+  return fail(ErrorCode::no_such, "no domain '{}' on {}", name, config_.name);
+}
+
+Result<Agent::Entry*> Agent::find_running(const std::string& name) const {
+  BOOST_OUTCOME_TRY(auto* entry, find(name));
+  if (!entry->domain)
+    return fail(ErrorCode::usage, "{} does not run on {}, its image is held here", name,
+                config_.name);
+  return entry;
+}
+
+Result<void> Agent::save(const Entry& entry) {
+  return store_.save(entry.record);
+}
+
+Task<void> Agent::forget(std::string name) {
+  if (auto removed = store_.remove(name); !removed) spdlog::error("{}", removed.error().message());
+  entries_.erase(name);
+  co_return;
+}
+
+json::object Agent::status_of(const Entry& entry) const {
+  json::object status = {{"name", entry.record.name},
+                         {"role", to_string(entry.record.role)},
+                         {"hypervisor", hypervisor_->name()},
+                         {"generation", entry.record.generation.value}};
+  auto& conditions = entry.conditions;
+  if (entry.domain) {
+    status["accelerator"] = entry.domain->accelerator_name();
+    status["tracking"] = to_string(entry.domain->tracking());
+    status["vcpus"] = entry.domain->config().vcpus;
+    status["memory_bytes"] = entry.domain->config().memory_bytes;
+  }
+  if (entry.failure) {
+    status["state"] = "failed";
+    conditions.clear();
+    conditions.set("Running", false, "HypervisorDied", *entry.failure);
+    conditions.set("OutputFlowing", false, "HypervisorDied", *entry.failure);
+  } else if (entry.starting) {
+    status["state"] = "starting";
+    conditions.set("Running", false, "Starting", "the hypervisor is being started");
+  } else if (entry.backup) {
+    entry.backup->add_status(status, conditions);
+  } else {
+    conditions.set("Running", true, "Running", fmt::format("runs on {}", config_.name));
+    if (entry.primary) {
+      entry.primary->add_status(status, conditions);
+    } else {
+      status["state"] = "running";
+      status["gate"] = {{"state", "open"}};
+      conditions.remove("BackupReachable");
+      conditions.remove("KeepingUp");
+      conditions.remove("Progressing");
+      conditions.remove("FastTracking");
+      conditions.remove("ImageComplete");
+      conditions.remove("PrimaryReachable");
+      conditions.set("Protected", false, "NotRequested", "nobody asked for protection");
+      conditions.set("OutputFlowing", true, "GateOpen", "output flows at once");
+    }
+  }
+  if (entry.stopping) status["state"] = "stopping";
+  status["conditions"] = conditions.to_json();
+  return status;
+}
+
+// --- requests: looking ---
+
+json::value Agent::status() const {
+  json::array domains;
+  for (const auto& [name, entry] : entries_) domains.push_back(status_of(*entry));
+  return {{"schema", 1},
+          {"host", config_.name},
+          {"version", UNDERSTUDY_VERSION},
+          {"time", rfc3339(std::chrono::system_clock::now())},
+          {"domains", std::move(domains)},
+          {"peers", peers_->to_json()}};
+}
+
+json::value Agent::version() const {
+  return {{"version", UNDERSTUDY_VERSION}, {"api", 1}, {"schema", 1}, {"host", config_.name}};
+}
+
+json::value Agent::peers() const {
+  return {{"schema", 1},
+          {"host", config_.name},
+          {"fingerprint", self_.identity->fingerprint().groups()},
+          {"peers", peers_->to_json()}};
+}
+
+json::value Agent::events(const std::string& domain, std::uint64_t after, bool has_after,
+                          std::size_t limit) const {
+  json::array list;
+  for (const auto& event : events_.list(domain, after, limit, has_after))
+    list.push_back(understudy::to_json(event));
+  return {{"schema", 1},
+          {"oldest", events_.oldest()},
+          {"last", events_.last()},
+          {"events", std::move(list)}};
+}
+
+std::string Agent::metrics() const {
+  return metrics_text(status());
+}
+
+Result<json::value> Agent::domain_status(const std::string& name) const {
+  BOOST_OUTCOME_TRY(const auto* entry, find(name));
+  return json::value(status_of(*entry));
+}
+
+Result<json::value> Agent::timeline(const std::string& name) const {
+  BOOST_OUTCOME_TRY(const auto* entry, find(name));
+  const auto& promotion = entry->backup && entry->backup->promotion_record()
+                              ? entry->backup->promotion_record()
+                              : entry->promotion;
+  if (!promotion)
+    return fail(ErrorCode::no_such, "{} was never promoted on {}", name, config_.name);
+  return json::value(promotion->to_json(name));
+}
+
+// --- requests: domains ---
+
+Task<Result<json::value>> Agent::start_domain(const std::string& config_toml,
+                                              const std::string& file) {
+  BOOST_OUTCOME_CO_TRY(auto config, DomainConfig::from_toml(config_toml, file));
+  const std::string name = config.name;
+  if (const auto found = entries_.find(name); found != entries_.end()) {
+    if (!found->second->failure) {
+      co_return fail(ErrorCode::exists, "{} is on {} already ({})", name, config_.name,
+                     to_string(found->second->record.role));
+    }
+    co_await forget(name);
+  }
+  if (damaged_.contains(name)) co_return damaged_.at(name);
+
+  auto owned = std::make_unique<Entry>();
+  Entry& entry = *owned;
+  entry.record.name = name;
+  entry.record.generation = Generation(1);
+  entry.starting = true;
+  entry.busy = true;
+  entries_[name] = std::move(owned);
+  auto domain = co_await hypervisor_->start(std::move(config));
+  entry.starting = false;
+  entry.busy = false;
+  if (!domain) {
+    entries_.erase(name);
+    co_return domain.error();
+  }
+  entry.domain = std::move(domain.value());
+  entry.record.config = entry.domain->config().to_json();
+  entry.record.runtime = entry.domain->runtime_state();
+  if (auto saved = save(entry); !saved) {
+    // A domain that the next agent would not find is worse than none.
+    (void)co_await entry.domain->destroy();
+    entries_.erase(name);
+    co_return saved.error();
+  }
+  watch_exit(entry);
+  events_.record(Severity::info, name, "domain_started",
+                 fmt::format("runs on {} ({})", config_.name, entry.domain->accelerator_name()));
+  co_return json::value(status_of(entry));
+}
+
+Task<Result<void>> Agent::stop_domain(const std::string& name, bool force) {
+  BOOST_OUTCOME_CO_TRY(auto* entry, find(name));
+  Claim claim(*entry);
+  if (!claim.valid()) co_return Claim::refused(name);
+  if (entry->backup) {
+    if (!force)
+      co_return fail(
+          ErrorCode::needs_force,
+          "{} holds the image of {}: giving it up ends the protection (unprotect on {}, or force)",
+          config_.name, name, entry->record.peer);
+    entry->stopping = true;
+    const auto session = entry->backup;
+    co_await session->discard("given up by an operator");
+    co_return ok();
+  }
+  if (entry->primary) {
+    const auto state = entry->primary->decisions().state();
+    const bool unsure =
+        !entry->primary->decisions().link_up() && state != EpochPrimary::State::solo;
+    if (unsure && !force)
+      co_return fail(
+          ErrorCode::needs_force,
+          "{} cannot be told: it could promote what you are stopping (force stops it all the same)",
+          entry->record.peer);
+    entry->stopping = true;
+    const auto session = entry->primary;
+    co_await session->abandon();
+    if (entry->domain) (void)co_await entry->domain->destroy();
+    session->remove_gate();
+    entry->primary.reset();
+  }
+  entry->stopping = true;
+  if (entry->domain) {
+    BOOST_OUTCOME_CO_TRY(co_await entry->domain->destroy());
+  }
+  events_.record(Severity::info, name, "domain_stopped", "stopped by an operator");
+  claim.release();
+  co_await forget(name);
+  co_return ok();
+}
+
+void Agent::watch_exit(Entry& entry) {
+  boost::asio::co_spawn(
+      context_,
+      [this, name = entry.record.name, domain = entry.domain.get()]() -> Task<void> {
+        auto exit = co_await domain->wait_for_exit();
+        co_await on_exit(name, std::move(exit));
+      },
+      rethrow);
+}
+
+Task<void> Agent::on_exit(std::string name, DomainExit exit) {
+  const auto found = entries_.find(name);
+  if (stopping_ || found == entries_.end() || found->second->stopping || !found->second->domain ||
+      found->second->domain->alive())
+    co_return;
+  if (exit.kind == DomainExit::Kind::destroyed) co_return;
+  Entry& entry = *found->second;
+  const bool orderly = exit.kind == DomainExit::Kind::guest_shutdown;
+  events_.record(orderly ? Severity::info : Severity::critical, name,
+                 orderly ? "domain_stopped" : "domain_failed", exit.description,
+                 {{"kind", to_string(exit.kind)}});
+  if (const auto session = entry.primary; session) {
+    co_await session->on_domain_exit(exit);  // Its end is told to end_primary().
+    co_return;
+  }
+  if (orderly) {
+    co_await forget(name);
+  } else {
+    entry.failure = exit.description;
+    entry.domain.reset();
+    if (auto removed = store_.remove(name); !removed)
+      spdlog::error("{}", removed.error().message());
+  }
+}
+
+// --- requests: protection ---
+
+Task<std::vector<Finding>> Agent::local_findings(const Entry& entry, const std::string& to,
+                                                 const std::string& mode) {
+  std::vector<Finding> findings;
+  if (mode != "remus")
+    findings.push_back(refusal("mode", fmt::format("'{}' is no mode; there is: remus", mode)));
+  if (entry.primary && entry.primary->decisions().state() != EpochPrimary::State::solo) {
+    findings.push_back(refusal("protection", fmt::format("{} is protected with {} already",
+                                                         entry.record.name, entry.record.peer)));
+  }
+  if (self_.peers->find(to) == nullptr) {
+    findings.push_back(refusal(
+        "peer", to == config_.name ? fmt::format("{} is this host itself", to)
+                                   : fmt::format("{} is not paired with {}; see `understudy pair`",
+                                                 to, config_.name)));
+    co_return findings;
+  }
+  const auto view = peers_->view(to);
+  if (view.ever_heard && view.verdict == FailureDetector::Verdict::alive) {
+    findings.push_back(fine("heartbeats", fmt::format("{} is heard", to)));
+  } else {
+    findings.push_back(
+        refusal("heartbeats", fmt::format("{} is not heard ({})", to, reason_of(view))));
+  }
+  if (entry.domain->tracking() == TrackingMethod::pagemap_scan) {
+    findings.push_back(fine("write tracking", "the kernel reports written pages"));
+  } else {
+    findings.push_back(
+        {Finding::Severity::warning, "write tracking",
+         fmt::format("all memory is compared at each checkpoint, which makes pauses long: {}",
+                     entry.domain->tracking_reason())});
+  }
+  co_return findings;
+}
+
+Task<Result<json::object>> Agent::ask_peer(const std::string& peer, json::value request) {
+  BOOST_OUTCOME_CO_TRY(const std::shared_ptr<transport::Link> link,
+                       co_await connector_->connect(peer, transport::LinkPurpose::control));
+  BOOST_OUTCOME_CO_TRY(
+      co_await link->send(transport::FrameType::control, {}, json_octets(request)));
+  BOOST_OUTCOME_CO_TRY(auto frame, co_await link->receive(std::chrono::milliseconds(20'000)));
+  BOOST_OUTCOME_CO_TRY(auto answer, json_object_from(frame.payload, "answer of " + peer));
+  co_await link->say_goodbye("done", std::chrono::milliseconds(200));
+  co_return answer;
+}
+
+Task<Result<json::value>> Agent::check(const std::string& name, const std::string& to,
+                                       const std::string& mode) {
+  BOOST_OUTCOME_CO_TRY(const auto* entry, find_running(name));
+  auto findings = co_await local_findings(*entry, to, mode);
+  json::array list = to_json(findings);
+  bool refused = any_refusal(findings);
+  if (self_.peers->find(to) != nullptr) {
+    const json::object request = {{"request", "check"},
+                                  {"domain", name},
+                                  {"hypervisor", hypervisor_->name()},
+                                  {"config", entry->domain->config().to_json()}};
+    auto answer = co_await ask_peer(to, request);
+    const auto* theirs = answer ? answer.value().if_contains("findings") : nullptr;
+    if (theirs != nullptr && theirs->is_array()) {
+      for (const auto& value : theirs->get_array()) {
+        json::value finding = value;
+        if (auto* object = finding.if_object(); object != nullptr) {
+          if (const auto* severity = object->if_contains("severity");
+              severity != nullptr && severity->is_string())
+            refused |= severity->get_string() == "refusal";
+          if (auto* subject = object->if_contains("subject");
+              subject != nullptr && subject->is_string())
+            *subject = fmt::format("{} on {}", subject->get_string().c_str(), to);
+          list.push_back(std::move(finding));
+        }
+      }
+    } else {
+      refused = true;
+      list.push_back(
+          {{"severity", "refusal"},
+           {"subject", "peer"},
+           {"message", fmt::format("{} could not be asked: {}", to,
+                                   answer ? "it gave no findings" : answer.error().message())}});
+    }
+  }
+  const json::object checked = {{"domain", name},
+                                {"to", to},
+                                {"mode", mode},
+                                {"ok", !refused},
+                                {"findings", std::move(list)}};
+  co_return json::value(checked);
+}
+
+Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectRequest& request,
+                                         json::array& findings) {
+  BOOST_OUTCOME_CO_TRY(auto* entry, find_running(name));
+  Claim claim(*entry);
+  if (!claim.valid()) co_return Claim::refused(name);
+  if (entry->primary && entry->primary->decisions().state() != EpochPrimary::State::solo) {
+    co_return fail(ErrorCode::exists, "{} is protected with {} already", name, entry->record.peer);
+  }
+  if (self_.peers->find(request.to) == nullptr)
+    co_return fail(ErrorCode::no_such, "{} is not paired with {}", request.to, config_.name);
+  BOOST_OUTCOME_CO_TRY(const auto checked, co_await check(name, request.to, request.mode));
+  if (!checked.at("ok").as_bool()) {
+    std::string reasons;
+    for (const auto& finding : checked.at("findings").as_array()) {
+      if (finding.at("severity") == "refusal")
+        reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ",
+                               finding.at("subject").as_string().c_str(),
+                               finding.at("message").as_string().c_str());
+    }
+    findings = checked.at("findings").as_array();
+    co_return fail(ErrorCode::failed, "{} cannot be protected to {}: {}", name, request.to,
+                   reasons);
+  }
+  if (const auto session = entry->primary;
+      session) {  // Solo: its gate is open, nothing is left to ask.
+    session->retire();
+    entry->primary.reset();
+  }
+  DomainRecord before = entry->record;
+  entry->record.role = Role::primary;
+  entry->record.peer = request.to;
+  entry->record.mode = request.mode;
+  entry->record.interval_us = static_cast<std::uint64_t>(request.interval.count());
+  entry->record.protection = random_number();
+  entry->record.solo = false;
+  entry->record.protect_again = false;
+  if (auto saved = save(*entry); !saved) {
+    entry->record = std::move(before);
+    co_return saved.error();
+  }
+  begin_primary(*entry, false);
+  events_.record(Severity::info, name, "synchronisation_started",
+                 fmt::format("copying all memory to {}", request.to), {{"peer", request.to}});
+  co_return json::value(status_of(*entry));
+}
+
+void Agent::begin_primary(Entry& entry, bool taken_up_again) {
+  entry.primary =
+      std::make_shared<PrimarySession>(services(), *entry.domain, entry.record, taken_up_again);
+  entry.primary->start([this, name = entry.record.name](PrimaryEnd end) {
+    boost::asio::co_spawn(context_, end_primary(name, end), rethrow);
+  });
+  tell_reachability(entry.record.peer);
+}
+
+Task<void> Agent::end_primary(std::string name, PrimaryEnd end) {
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) co_return;
+  Entry& entry = *found->second;
+  const auto session = std::exchange(entry.primary, nullptr);
+  if (end == PrimaryEnd::unprotected) {
+    entry.record.role = Role::unprotected;
+    entry.record.protection = 0;
+    if (auto saved = save(entry); !saved)
+      spdlog::error("domain={} {}", name, saved.error().message());
+    if (entry.domain) (void)co_await entry.domain->stop_tracking();
+    co_return;
+  }
+  entry.stopping = true;
+  if (entry.domain) (void)co_await entry.domain->destroy();
+  if (session) session->remove_gate();
+  co_await forget(name);
+}
+
+Task<Result<json::value>> Agent::unprotect(const std::string& name) {
+  BOOST_OUTCOME_CO_TRY(auto* entry, find_running(name));
+  Claim claim(*entry);
+  if (!claim.valid()) co_return Claim::refused(name);
+  entry->record.protect_again = false;
+  if (!entry->primary) co_return json::value(status_of(*entry));
+  const auto session = entry->primary;
+  BOOST_OUTCOME_CO_TRY(co_await session->unprotect());
+  // The end is told through the loop; wait for it, so that the answer shows the state after it.
+  while (entry->primary == session) co_await sleep_for(std::chrono::milliseconds(1));
+  co_return json::value(status_of(*entry));
+}
+
+Task<Result<json::value>> Agent::promote(const std::string& name, bool force) {
+  BOOST_OUTCOME_CO_TRY(auto* entry, find(name));
+  if (!entry->backup)
+    co_return fail(ErrorCode::usage, "{} holds no image of {}", config_.name, name);
+  const auto view = peers_->view(entry->record.peer);
+  if (view.ever_heard && view.verdict == FailureDetector::Verdict::alive && !force) {
+    co_return fail(ErrorCode::needs_force,
+                   "{} is alive: its copy goes on from the last commit and what it runs since then "
+                   "is thrown away",
+                   entry->record.peer);
+  }
+  BOOST_OUTCOME_CO_TRY(entry->backup->promote(Promotion::Cause::operator_word, "operator",
+                                              view.ever_heard ? view.last_sign_of_life : now()));
+  peers_->tell_now();
+  co_return json::value(status_of(*entry));
+}
+
+Task<Result<json::value>> Agent::solo(const std::string& name, bool promised) {
+  BOOST_OUTCOME_CO_TRY(auto* entry, find_running(name));
+  Claim claim(*entry);
+  if (!claim.valid()) co_return Claim::refused(name);
+  if (!entry->primary)
+    co_return fail(ErrorCode::usage, "{} is not protected: its output flows already", name);
+  if (!promised)
+    co_return fail(ErrorCode::needs_force,
+                   "solo needs the promise that {} does not run {} and will not",
+                   entry->record.peer, name);
+  const auto session = entry->primary;
+  BOOST_OUTCOME_CO_TRY(co_await session->solo());
+  co_return json::value(status_of(*entry));
+}
+
+Result<json::value> Agent::set_interval(const std::string& name,
+                                        std::chrono::microseconds interval) {
+  BOOST_OUTCOME_TRY(auto* entry, find_running(name));
+  if (!entry->primary) return fail(ErrorCode::usage, "{} is not protected", name);
+  entry->primary->set_interval(interval);
+  BOOST_OUTCOME_TRY(save(*entry));
+  events_.record(Severity::info, name, "interval_set",
+                 fmt::format("epochs of {} us", interval.count()));
+  return json::value(status_of(*entry));
+}
+
+// --- requests: peers ---
+
+transport::PairingOffer Agent::offer() const {
+  transport::PairingOffer offer;
+  offer.name = config_.name;
+  for (const auto& listener : listeners_) {
+    const auto endpoint = listener->endpoint();
+    offer.listen_port = endpoint.port;
+    if (endpoint.address != "0.0.0.0" && endpoint.address != "::")
+      offer.addresses.push_back(endpoint);
+  }
+  return offer;
+}
+
+Result<json::value> Agent::create_token(std::vector<std::string> addresses,
+                                        std::chrono::seconds valid_for) {
+  if (listeners_.empty())
+    return fail(ErrorCode::config,
+                "this host listens nowhere: set listen.addresses in its configuration");
+  transport::Endpoint endpoint = listeners_.front()->endpoint();
+  if (!addresses.empty()) {
+    BOOST_OUTCOME_TRY(endpoint, transport::Endpoint::parse(addresses.front()));
+  } else {
+    for (const auto& own : offer().addresses) addresses.push_back(own.text());
+  }
+  BOOST_OUTCOME_TRY(const auto token, desk_->issue(now(), self_.identity->fingerprint(), endpoint));
+  json::array list(addresses.begin(), addresses.end());
+  const json::object issued = {{"token", token.text()},
+                               {"fingerprint", self_.identity->fingerprint().groups()},
+                               {"addresses", std::move(list)},
+                               {"expires", rfc3339(std::chrono::system_clock::now() + valid_for)}};
+  return json::value(issued);
+}
+
+Task<Result<json::value>> Agent::join(const std::string& token) {
+  auto parsed = transport::PairingToken::parse(token);
+  if (!parsed) co_return fail(ErrorCode::bad_data, "{}", parsed.error().message());
+  BOOST_OUTCOME_CO_TRY(
+      const auto peer,
+      co_await transport::pair_with(context_.get_executor(), self_, offer(), parsed.value()));
+  peers_->watch(peer);
+  events_.record(Severity::info, "", "peer_paired",
+                 fmt::format("paired with {} ({})", peer.name, peer.fingerprint.groups()),
+                 {{"peer", peer.name}});
+  json::array addresses;
+  for (const auto& address : peer.addresses) addresses.emplace_back(address.remote.text());
+  const json::object joined = {{"peer", peer.name},
+                               {"fingerprint", peer.fingerprint.groups()},
+                               {"addresses", std::move(addresses)}};
+  co_return json::value(joined);
+}
+
+Result<void> Agent::remove_peer(const std::string& name) {
+  for (const auto& [domain, entry] : entries_) {
+    if (entry->record.peer == name && (entry->primary || entry->backup))
+      return fail(ErrorCode::exists, "{} is protected with {}: unprotect it first", domain, name);
+  }
+  BOOST_OUTCOME_TRY(self_.peers->remove(name));
+  peers_->forget(name);
+  events_.record(Severity::info, "", "peer_removed", fmt::format("{} is not a peer any more", name),
+                 {{"peer", name}});
+  return ok();
+}
+
+// --- links of peers ---
+
+Task<void> Agent::on_link(std::unique_ptr<transport::Link> link) {
+  switch (link->purpose()) {
+    case transport::LinkPurpose::heartbeat:
+      peers_->adopt(std::move(link));
+      co_return;
+    case transport::LinkPurpose::control:
+      co_await serve_control(std::move(link));
+      co_return;
+    case transport::LinkPurpose::bulk:
+      co_await serve_bulk(std::move(link));
+      co_return;
+    case transport::LinkPurpose::pairing: {
+      auto paired = co_await transport::answer_pairing(std::move(link), self_, offer(), desk_);
+      if (!paired) {
+        events_.record(Severity::warning, "", "pairing_failed", paired.error().message());
+        co_return;
+      }
+      peers_->watch(paired.value());
+      events_.record(Severity::info, "", "peer_paired",
+                     fmt::format("paired with {} ({})", paired.value().name,
+                                 paired.value().fingerprint.groups()),
+                     {{"peer", paired.value().name}});
+    }
+  }
+}
+
+Task<void> Agent::serve_control(std::shared_ptr<transport::Link> link) {
+  while (!stopping_) {
+    auto frame = co_await link->receive(std::chrono::milliseconds(30'000));
+    if (!frame) co_return;
+    auto request = frame.value().type == transport::FrameType::control
+                       ? json_object_from(frame.value().payload, "request of " + link->peer().name)
+                       : Result<json::object>(fail(ErrorCode::protocol, "not a control frame"));
+    json::object answer;
+    if (request) {
+      answer = co_await answer_control(link->peer().name, std::move(request.value()));
+    } else {
+      answer = {{"error", request.error().message()}};
+    }
+    if (auto sent = co_await link->send(transport::FrameType::control, {}, json_octets(answer));
+        !sent)
+      co_return;
+  }
+}
+
+Task<json::object> Agent::answer_control(const std::string& peer, json::object request) {
+  const auto* kind = request.if_contains("request");
+  if (kind == nullptr || *kind != "check") co_return json::object{{"error", "unknown request"}};
+  std::vector<Finding> findings;
+  const auto* domain = request.if_contains("domain");
+  const auto* hypervisor = request.if_contains("hypervisor");
+  const auto* config_json = request.if_contains("config");
+  if (domain == nullptr || !domain->is_string() || config_json == nullptr || hypervisor == nullptr)
+    co_return json::object{{"error", "malformed check"}};
+  const std::string name(domain->get_string());
+  if (const auto found = entries_.find(name);
+      found != entries_.end() && !(found->second->backup && found->second->record.peer == peer)) {
+    findings.push_back(
+        refusal("name", fmt::format("there is another domain {} on {}", name, config_.name)));
+  }
+  if (*hypervisor != json::value(hypervisor_->name()))
+    findings.push_back(refusal(
+        "hypervisor", fmt::format("{} runs domains on {}", config_.name, hypervisor_->name())));
+  auto config = DomainConfig::from_json(*config_json);
+  if (!config) {
+    findings.push_back(refusal("configuration", config.error().message()));
+  } else {
+    for (auto& finding : co_await hypervisor_->check(config.value(), true))
+      findings.push_back(std::move(finding));
+  }
+  co_return json::object{{"findings", to_json(findings)}};
+}
+
+Task<void> Agent::serve_bulk(std::shared_ptr<transport::Link> link) {
+  auto frame = co_await link->receive(std::chrono::milliseconds(5'000));
+  if (!frame) co_return;
+  auto begin =
+      frame.value().type == transport::FrameType::protection_begin
+          ? decode_protection_begin(frame.value().payload)
+          : Result<ProtectionBegin>(fail(ErrorCode::protocol, "expected protection_begin"));
+  if (!begin) {
+    co_await link->say_goodbye(begin.error().message());
+    co_return;
+  }
+  const std::string name = begin.value().domain;
+  auto reply = co_await answer_begin(link->peer().name, begin.value());
+  const ProtectionReply message =
+      reply ? reply.value()
+            : ProtectionReply{.accepted = false, .refusal = reply.error(), .view = {}};
+  if (auto sent = co_await link->send(transport::FrameType::protection_reply, {}, encode(message));
+      !sent)
+    co_return;
+  if (!message.accepted) {
+    co_await link->flush();
+    co_await link->say_goodbye("refused");
+    co_return;
+  }
+  const auto found = entries_.find(name);
+  if (found == entries_.end() || !found->second->backup) co_return;
+  const auto session = found->second->backup;
+  co_await session->serve(link);
+}
+
+// What this host is to a domain decides what it answers to a primary that wants it as a backup.
+Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, ProtectionBegin begin) {
+  const auto found = entries_.find(begin.domain);
+  if (found != entries_.end()) {
+    Entry& entry = *found->second;
+    ProtectionReply refused;
+    refused.view.generation = entry.record.generation;
+    if (entry.busy)
+      co_return fail(ErrorCode::try_again, "{} is busy with {}", config_.name, begin.domain);
+    if (entry.domain) {
+      refused.view.role = PeerRole::running;
+      refused.view.protection = ProtectionId(entry.record.protection);
+      refused.refusal = fail(ErrorCode::exists, "{} runs on {} at generation {}", begin.domain,
+                             config_.name, entry.record.generation);
+      co_return refused;
+    }
+    if (entry.backup) {
+      if (entry.record.peer != peer)
+        co_return fail(ErrorCode::exists, "{} holds the image of another {} from {}", config_.name,
+                       begin.domain, entry.record.peer);
+      if (entry.backup->promoting() || begin.generation < entry.record.generation) {
+        refused.view = entry.backup->view();
+        refused.refusal =
+            fail(ErrorCode::not_authorized, "generation {} of {} is over: {} has generation {}",
+                 begin.generation, begin.domain, config_.name, entry.record.generation);
+        co_return refused;
+      }
+      if (entry.backup->protection() == begin.protection &&
+          begin.generation == entry.record.generation) {
+        co_return ProtectionReply{.accepted = true, .refusal = {}, .view = entry.backup->view()};
+      }
+      // A new protection by the same primary, or a raised generation: what is held is of no use to
+      // it any more.
+      const auto session = entry.backup;
+      co_await session->discard("replaced by a new protection");
+      while (entries_.contains(begin.domain)) co_await sleep_for(std::chrono::milliseconds(1));
+    } else {
+      co_await forget(begin.domain);  // The remains of a domain that failed here.
+    }
+  }
+
+  if (begin.hypervisor != hypervisor_->name())
+    co_return fail(ErrorCode::config, "{} runs domains on {}, not on {}", config_.name,
+                   hypervisor_->name(), begin.hypervisor);
+  BOOST_OUTCOME_CO_TRY(auto config, DomainConfig::from_json(begin.config));
+  auto owned = std::make_unique<Entry>();
+  Entry& entry = *owned;
+  entry.record = {.name = begin.domain,
+                  .role = Role::backup,
+                  .generation = begin.generation,
+                  .protection = begin.protection.value,
+                  .peer = peer,
+                  .mode = begin.mode,
+                  .interval_us = begin.interval_us,
+                  .config = begin.config};
+  entry.busy = true;
+  entry.starting = true;
+  entries_[begin.domain] = std::move(owned);
+  auto standby = co_await hypervisor_->prepare_standby(std::move(config));
+  entry.busy = false;
+  entry.starting = false;
+  const auto give_up = [&](const Error& error) {
+    entries_.erase(begin.domain);
+    return error;
+  };
+  if (!standby) co_return give_up(standby.error());
+  entry.record.runtime = standby.value()->runtime_state();
+  if (auto saved = save(entry); !saved) co_return give_up(saved.error());
+  auto session = BackupSession::create(
+      services(), entry.record, std::move(standby.value()),
+      [this, name = begin.domain](BackupEnd end, std::unique_ptr<Domain> promoted) {
+        boost::asio::co_spawn(context_, end_backup(name, end, std::move(promoted)), rethrow);
+      });
+  if (!session) co_return give_up(session.error());
+  entry.backup = session.value();
+  tell_reachability(peer);
+  events_.record(Severity::info, begin.domain, "image_reserved",
+                 fmt::format("holds the image of {} for {}", begin.domain, peer), {{"peer", peer}});
+  co_return ProtectionReply{.accepted = true, .refusal = {}, .view = entry.backup->view()};
+}
+
+Task<void> Agent::end_backup(std::string name, BackupEnd end, std::unique_ptr<Domain> promoted) {
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) co_return;
+  Entry& entry = *found->second;
+  const auto session = std::exchange(entry.backup, nullptr);
+  if (end == BackupEnd::discarded) {
+    events_.record(Severity::info, name, "image_dropped",
+                   fmt::format("the image held for {} is gone", entry.record.peer));
+    co_await forget(name);
+    co_return;
+  }
+  entry.promotion = session->promotion_record();
+  entry.domain = std::move(promoted);
+  entry.conditions.clear();
+  entry.record.role = Role::unprotected;
+  entry.record.config = entry.domain->config().to_json();
+  entry.record.runtime = entry.domain->runtime_state();
+  if (auto saved = save(entry); !saved)
+    events_.record(Severity::critical, name, "state_not_saved", saved.error().message());
+  watch_exit(entry);
+  peers_->tell_now();
+}
+
+// --- heartbeats ---
+
+void Agent::on_verdict(const std::string& peer, const FailureDetector::Change& change) {
+  const auto view = peers_->view(peer);
+  if (view.ever_heard) {
+    const bool dead = change.verdict == FailureDetector::Verdict::dead;
+    if (change.verdict != FailureDetector::Verdict::suspected) {
+      events_.record(dead ? Severity::warning : Severity::info, "",
+                     dead ? "peer_dead" : "peer_alive",
+                     fmt::format("{} is {}", peer, dead ? "not heard on any path" : "heard"),
+                     {{"peer", peer}});
+    }
+  }
+  tell_reachability(peer);
+  if (change.verdict != FailureDetector::Verdict::dead) return;
+  for (const auto& [name, entry] : entries_) {
+    if (!entry->backup || entry->record.peer != peer || entry->backup->promoting()) continue;
+    auto begun = entry->backup->promote(Promotion::Cause::primary_dead, "primary_dead",
+                                        change.last_sign_of_life);
+    if (!begun) {
+      events_.record(Severity::critical, name, "promotion_refused", begun.error().message(),
+                     {{"peer", peer}});
+    }
+  }
+}
+
+void Agent::tell_reachability(const std::string& peer) {
+  const auto view = peers_->view(peer);
+  const bool reachable = view.ever_heard && view.verdict == FailureDetector::Verdict::alive;
+  for (const auto& [name, entry] : entries_) {
+    if (entry->record.peer != peer) continue;
+    if (entry->primary) entry->primary->on_peer_reachable(reason_of(view), reachable);
+    if (entry->backup) entry->backup->on_peer_reachable(reason_of(view), reachable);
+  }
+}
+
+void Agent::on_news(const std::string& peer, const HeartbeatDomain& news, Instant echoed) {
+  const auto found = entries_.find(news.domain);
+  if (found == entries_.end() || found->second->record.peer != peer) return;
+  Entry& entry = *found->second;
+  if (entry.primary) entry.primary->on_peer_news(news, echoed);
+  if (entry.backup) entry.backup->on_peer_generation(news.generation);
+}
+
+std::vector<HeartbeatDomain> Agent::news_for(const std::string& peer) const {
+  std::vector<HeartbeatDomain> news;
+  for (const auto& [name, entry] : entries_) {
+    if (entry->record.peer != peer) continue;
+    HeartbeatDomain domain{name, ProtectionId(entry->record.protection), entry->record.generation,
+                           PeerRole::none};
+    if (entry->backup) {
+      const auto view = entry->backup->view();
+      domain.role = view.role;
+      domain.generation = std::max(domain.generation, view.generation);
+    } else if (entry->domain) {
+      domain.role = PeerRole::running;
+    }
+    news.push_back(std::move(domain));
+  }
+  return news;
+}
+
+}  // namespace understudy

@@ -1,0 +1,162 @@
+// The agent of one host: which domains it runs or holds, who its peers are, and every request of
+// the API.
+//
+// Intuition: the agent wires; it decides nothing about checkpoints or promotions. For each domain
+// there is one entry with a durable record (state_store.h) and at most one session: PrimarySession
+// where the domain runs and is protected, BackupSession where its image is held. Events come from
+// four sides (requests, links of peers, heartbeats, the hypervisor) on one thread; requests on the
+// same domain wait for each other.
+//
+// What a crash of the agent leaves behind: running guests (go on, their gates closed if protected),
+// rules in the kernel (stay), images of backups (worthless without us: removed at the next start,
+// the primary copies again), state files. take_up() sorts that out before the API is served.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/json/array.hpp>
+#include <boost/json/value.hpp>
+#include <chrono>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "agent/backup_session.h"
+#include "agent/config.h"
+#include "agent/event_log.h"
+#include "agent/peer_watch.h"
+#include "agent/primary_session.h"
+#include "agent/state_store.h"
+#include "hypervisor/domain.h"
+#include "transport/link.h"
+#include "transport/pairing.h"
+
+namespace understudy {
+
+/// What `protect` is asked for.
+struct ProtectRequest {
+  std::string to;
+  std::string mode = "remus";
+  std::chrono::microseconds interval{25'000};
+};
+
+/// One host's agent. Everything runs on the io_context's one thread. Methods that answer requests
+/// return what docs/api.md says, and its errors.
+class Agent {
+ public:
+  /// Opens identity, peers, state and listeners. The references must outlive the agent.
+  static Result<std::unique_ptr<Agent>> create(boost::asio::io_context& context,
+                                               boost::asio::thread_pool& workers,
+                                               AgentConfig config);
+  ~Agent();
+  Agent(const Agent&) = delete;
+  Agent& operator=(const Agent&) = delete;
+
+  /// Takes up what an earlier run left: running domains, closed gates, remains of backups. Once,
+  /// before requests.
+  Task<Result<void>> take_up();
+  /// An orderly end: protections are paused with the other host's consent, guests run on.
+  Task<void> shut_down();
+
+  boost::json::value status() const;
+  boost::json::value version() const;
+  boost::json::value peers() const;
+  boost::json::value events(const std::string& domain, std::uint64_t after, bool has_after,
+                            std::size_t limit) const;
+  std::string metrics() const;
+
+  Result<boost::json::value> domain_status(const std::string& name) const;
+  Result<boost::json::value> timeline(const std::string& name) const;
+  Task<Result<boost::json::value>> start_domain(const std::string& config_toml,
+                                                const std::string& file);
+  Task<Result<void>> stop_domain(const std::string& name, bool force);
+  Task<Result<boost::json::value>> check(const std::string& name, const std::string& to,
+                                         const std::string& mode);
+  /// `findings` is filled where a check refused.
+  Task<Result<boost::json::value>> protect(const std::string& name, const ProtectRequest& request,
+                                           boost::json::array& findings);
+  Task<Result<boost::json::value>> unprotect(const std::string& name);
+  Task<Result<boost::json::value>> promote(const std::string& name, bool force);
+  Task<Result<boost::json::value>> solo(const std::string& name, bool promised);
+  Result<boost::json::value> set_interval(const std::string& name,
+                                          std::chrono::microseconds interval);
+
+  Result<boost::json::value> create_token(std::vector<std::string> addresses,
+                                          std::chrono::seconds valid_for);
+  Task<Result<boost::json::value>> join(const std::string& token);
+  Result<void> remove_peer(const std::string& name);
+
+ private:
+  /// A domain that runs here, or whose image is held here.
+  struct Entry {
+    DomainRecord record;
+    std::unique_ptr<Domain> domain;            ///< Set where it runs.
+    std::shared_ptr<PrimarySession> primary;   ///< Set while protected.
+    std::shared_ptr<BackupSession> backup;     ///< Set while its image is held.
+    std::optional<PromotionRecord> promotion;  ///< The last one here.
+    std::optional<std::string> failure;        ///< Why it does not run, where it should.
+    bool starting = false;
+    bool stopping = false;
+    bool busy = false;  ///< A request is at work on it.
+    mutable Conditions conditions;
+  };
+  /// Marks an entry as busy for the time of one request. Not valid if the entry was busy.
+  class Claim;
+
+  Agent(boost::asio::io_context& context, boost::asio::thread_pool& workers, AgentConfig config,
+        StateStore store);
+  Result<void> open();
+  [[nodiscard]] HostServices services();
+
+  Result<Entry*> find(const std::string& name) const;
+  /// The entry, which must run here.
+  Result<Entry*> find_running(const std::string& name) const;
+  boost::json::object status_of(const Entry& entry) const;
+  Result<void> save(const Entry& entry);
+  Task<void> forget(std::string name);
+
+  Task<void> take_up_entry(DomainRecord record);
+  void begin_primary(Entry& entry, bool taken_up_again);
+  Task<void> end_primary(std::string name, PrimaryEnd end);
+  Task<void> end_backup(std::string name, BackupEnd end, std::unique_ptr<Domain> promoted);
+  void watch_exit(Entry& entry);
+  Task<void> on_exit(std::string name, DomainExit exit);
+  Task<void> protect_again(std::string name);
+
+  Task<std::vector<Finding>> local_findings(const Entry& entry, const std::string& to,
+                                            const std::string& mode);
+  Task<Result<boost::json::object>> ask_peer(const std::string& peer, boost::json::value request);
+
+  Task<void> on_link(std::unique_ptr<transport::Link> link);
+  Task<void> serve_control(std::shared_ptr<transport::Link> link);
+  Task<void> serve_bulk(std::shared_ptr<transport::Link> link);
+  Task<Result<ProtectionReply>> answer_begin(const std::string& peer, ProtectionBegin begin);
+  Task<boost::json::object> answer_control(const std::string& peer, boost::json::object request);
+
+  void on_verdict(const std::string& peer, const FailureDetector::Change& change);
+  void on_news(const std::string& peer, const HeartbeatDomain& news, Instant echoed);
+  std::vector<HeartbeatDomain> news_for(const std::string& peer) const;
+  void tell_reachability(const std::string& peer);
+
+  transport::PairingOffer offer() const;
+
+  boost::asio::io_context& context_;
+  boost::asio::thread_pool& workers_;
+  AgentConfig config_;
+  StateStore store_;
+  EventLog events_;
+  NoArbiter arbiter_;
+  std::unique_ptr<Hypervisor> hypervisor_;
+  transport::LocalHost self_;
+  std::unique_ptr<transport::Connector> connector_;
+  std::shared_ptr<transport::PairingDesk> desk_;
+  std::vector<std::unique_ptr<transport::Listener>> listeners_;
+  std::unique_ptr<PeerWatch> peers_;
+  std::map<std::string, std::unique_ptr<Entry>> entries_;
+  std::map<std::string, Error> damaged_;
+  bool stopping_ = false;
+};
+
+}  // namespace understudy

@@ -1,0 +1,485 @@
+#include "agent/backup_session.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <array>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/json.hpp>
+#include <cmath>
+
+#include "checkpoint/records.h"
+#include "netbuffer/announce.h"
+
+namespace understudy {
+namespace {
+
+using transport::FrameType;
+
+Instant now() {
+  return std::chrono::steady_clock::now();
+}
+
+// After the first round: switches and neighbours that missed it get these.
+constexpr unsigned kAnnouncementRounds = 4;
+constexpr auto kAnnouncementInterval = std::chrono::milliseconds(100);
+
+Promotion::Config promotion_config(const HostServices& services, const DomainRecord& record) {
+  Promotion::Config config;
+  config.domain = record.name;
+  config.silence = services.config.deadline;
+  return config;
+}
+
+std::string_view in_words(Promotion::Refusal refusal) {
+  switch (refusal) {
+    case Promotion::Refusal::image_incomplete:
+      return "the image is not complete: there is no consistent state to run";
+    case Promotion::Refusal::already_promoted:
+      return "it is promoted already, or is about to be";
+    case Promotion::Refusal::nothing_held:
+      return "no image is held here";
+    case Promotion::Refusal::forbidden:
+      return "automatic promotion is switched off";
+    case Promotion::Refusal::not_authorised:
+      return "the arbiter did not grant it";
+  }
+  return "refused";
+}
+
+// Runs `work` on `workers` and comes back to the caller's executor.
+template <typename Work>
+Task<void> run_on(boost::asio::any_io_executor workers, Work work) {
+  co_await boost::asio::co_spawn(
+      workers,
+      [work = std::move(work)]() mutable -> Task<void> {
+        work();
+        co_return;
+      },
+      boost::asio::use_awaitable);
+}
+
+}  // namespace
+
+boost::json::object PromotionRecord::to_json(const std::string& domain) const {
+  const std::array<std::pair<std::string_view, std::optional<Instant>>, 8> named = {{
+      {"last_heartbeat", timeline.last_sign_of_life},
+      {"dead", timeline.asked},
+      {"decided", timeline.decided},
+      {"generation_stored", timeline.generation_persisted},
+      {"last_epoch_applied", timeline.last_epoch_applied},
+      {"resumed", timeline.domain_resumed},
+      {"announced", timeline.announced},
+      {"announcements_done", timeline.done},
+  }};
+  std::vector<std::pair<std::string_view, Instant>> reached;
+  for (const auto& [name, moment] : named) {
+    if (moment) reached.emplace_back(name, *moment);
+  }
+  std::ranges::stable_sort(reached, {}, [](const auto& phase) { return phase.second; });
+  const auto ms_between = [](Instant from, Instant to) {
+    return std::round(std::chrono::duration<double, std::micro>(to - from).count()) / 1000.0;
+  };
+  boost::json::array phases;
+  for (const auto& [name, moment] : reached) {
+    const auto wall = wall_clock + std::chrono::duration_cast<std::chrono::system_clock::duration>(
+                                       moment - monotonic);
+    phases.push_back({{"name", name},
+                      {"at", rfc3339(wall)},
+                      {"since_start_ms", ms_between(reached.front().second, moment)}});
+  }
+  boost::json::object json = {{"domain", domain},
+                              {"generation", generation.value},
+                              {"outcome", outcome},
+                              {"cause", cause},
+                              {"phases", std::move(phases)}};
+  if (!message.empty()) json["message"] = message;
+  if (timeline.decided) {
+    json["detect_ms"] =
+        ms_between(timeline.last_sign_of_life.value_or(*timeline.decided), *timeline.decided);
+    if (timeline.domain_resumed)
+      json["promote_ms"] = ms_between(*timeline.decided, *timeline.domain_resumed);
+  }
+  return json;
+}
+
+BackupSession::BackupSession(const HostServices& services, DomainRecord& record,
+                             std::unique_ptr<Standby> standby, std::unique_ptr<BackupImage> image,
+                             EndHandler on_end)
+    : services_(services),
+      record_(record),
+      standby_(std::move(standby)),
+      image_(std::move(image)),
+      decisions_(ProtectionId(record.protection), record.generation),
+      promotion_(promotion_config(services, record), decisions_, services.arbiter),
+      on_end_(std::move(on_end)),
+      outputs_(standby_->outputs().begin(), standby_->outputs().end()),
+      wake_(services.executor),
+      applied_(services.executor) {}
+
+BackupSession::~BackupSession() = default;
+
+Result<std::shared_ptr<BackupSession>> BackupSession::create(const HostServices& services,
+                                                             DomainRecord& record,
+                                                             std::unique_ptr<Standby> standby,
+                                                             EndHandler on_end) {
+  BOOST_OUTCOME_TRY(auto image, BackupImage::create(standby->memory(), standby->memory_file()));
+  return std::shared_ptr<BackupSession>(
+      new BackupSession(services, record, std::move(standby), std::move(image), std::move(on_end)));
+}
+
+bool BackupSession::promoting() const {
+  return decisions_.state() == EpochBackup::State::promoting ||
+         decisions_.state() == EpochBackup::State::promoted;
+}
+
+// --- checkpoints ---
+
+Task<void> BackupSession::serve(std::shared_ptr<transport::Link> link) {
+  const auto self = shared_from_this();
+  if (link_ != nullptr) link_->close();
+  link_ = link;
+  std::string problem;
+  while (!ended_ && !promoting()) {
+    auto frame = co_await link->receive();
+    if (!frame) {
+      problem = frame.error().message();
+      break;
+    }
+    if (ended_ || promoting() || link_ != link) break;
+    auto taken = co_await take(std::move(frame.value()));
+    if (!taken) {
+      problem = taken.error().message();
+      spdlog::warn("domain={} peer={} checkpoint refused: {}", record_.name, record_.peer, problem);
+      break;
+    }
+  }
+  // A newer link may have taken this one's place: then the state is the newer one's business.
+  if (link_ != link) co_return;
+  link_.reset();
+  co_await link->say_goodbye(problem.empty() ? "not a backup any more" : problem,
+                             std::chrono::milliseconds(200));
+  if (ended_ || promoting()) co_return;
+  last_problem_ = problem;
+  (void)co_await carry_out(decisions_.on_link_down());
+}
+
+Task<Result<void>> BackupSession::take(transport::Frame frame) {
+  switch (frame.type) {
+    case FrameType::checkpoint_begin: {
+      BOOST_OUTCOME_CO_TRY(const auto begin, decode_checkpoint_begin(frame.payload));
+      BOOST_OUTCOME_CO_TRY(co_await carry_out(
+          decisions_.on_begin(begin.protection, begin.generation, begin.epoch, begin.base)));
+      co_return image_->begin(begin);
+    }
+    case FrameType::page_batch:
+      co_return image_->add(std::move(frame.payload));
+    case FrameType::device_state:
+      co_return image_->device_state(frame.payload);
+    case FrameType::checkpoint_end: {
+      BOOST_OUTCOME_CO_TRY(auto end, decode_checkpoint_end(frame.payload));
+      const EpochId epoch = end.epoch;
+      BOOST_OUTCOME_CO_TRY(image_->complete(std::move(end)));
+      const auto addresses = image_->committed_addresses();
+      addresses_.assign(addresses.begin(), addresses.end());
+      co_return co_await carry_out(decisions_.on_whole(now(), epoch));
+    }
+    case FrameType::protection_end: {
+      BOOST_OUTCOME_CO_TRY(const auto end, decode_protection_end(frame.payload));
+      if (end.kind == ProtectionEnd::Kind::domain_died) {
+        services_.events.record(Severity::critical, record_.name, "primary_domain_died",
+                                fmt::format("it died on {}: {}", record_.peer, end.reason),
+                                {{"peer", record_.peer}});
+        co_return promote(Promotion::Cause::primary_dead, "domain_died", now());
+      }
+      co_return co_await carry_out(
+          decisions_.on_unprotect(end.protection, decisions_.generation()));
+    }
+    default:
+      break;
+  }
+  co_return fail(ErrorCode::protocol, "{} sent an unexpected {}", record_.peer,
+                 transport::to_string(frame.type));
+}
+
+Task<Result<void>> BackupSession::carry_out(EpochBackup::Actions actions) {
+  for (const auto& action : actions) {
+    if (const auto* acknowledge = std::get_if<EpochBackup::Acknowledge>(&action)) {
+      if (const auto link = link_; link != nullptr) {
+        BOOST_OUTCOME_CO_TRY(
+            co_await link->send(FrameType::acknowledgement, {},
+                                encode(CheckpointAcknowledged{.protection = acknowledge->protection,
+                                                              .generation = acknowledge->generation,
+                                                              .epoch = acknowledge->epoch})));
+      }
+    } else if (const auto* wanted = std::get_if<EpochBackup::Apply>(&action)) {
+      co_await apply(wanted->epoch);
+    } else if (std::holds_alternative<EpochBackup::DropStaged>(action)) {
+      image_->drop();
+    } else if (std::holds_alternative<EpochBackup::DiscardImage>(action)) {
+      co_await discard("unprotected");
+    } else if (const auto* refuse = std::get_if<EpochBackup::Refuse>(&action)) {
+      co_return fail(ErrorCode::protocol, "epoch {} refused: {}", refuse->epoch,
+                     to_string(refuse->reason));
+    } else if (const auto* event = std::get_if<EpochBackup::Report>(&action)) {
+      report(*event);
+    }
+  }
+  co_return ok();
+}
+
+void BackupSession::report(const EpochBackup::Report& report) {
+  const auto tell = [&](Severity severity, std::string message) {
+    services_.events.record(severity, record_.name, std::string(to_string(report.event)),
+                            std::move(message),
+                            {{"peer", record_.peer}, {"epoch", report.epoch.value}});
+  };
+  switch (report.event) {
+    case EpochBackup::Event::image_ready:
+      return tell(Severity::info,
+                  fmt::format("the image of epoch {} is whole: it can take over from {}",
+                              report.epoch, record_.peer));
+    case EpochBackup::Event::image_void:
+      return tell(
+          Severity::info,
+          fmt::format("a complete copy comes in from {}: nothing to promote until it is whole",
+                      record_.peer));
+    case EpochBackup::Event::image_outdated:
+      return tell(Severity::warning,
+                  fmt::format("{} went on alone: the image here is out of date and is dropped",
+                              record_.peer));
+    case EpochBackup::Event::checkpoint_dropped:
+      return tell(
+          Severity::info,
+          fmt::format("the link to {} broke within epoch {}: what had come of it is dropped",
+                      record_.peer, report.epoch));
+  }
+}
+
+Task<void> BackupSession::apply(EpochId epoch) {
+  applying_ = true;
+  co_await run_on(services_.workers, [this] { image_->apply(); });
+  applying_ = false;
+  ++checkpoints_;
+  (void)co_await carry_out(decisions_.on_applied(epoch));
+  applied_.notify();
+  co_await carry_out_promotion(promotion_.on_applied(now()));
+}
+
+// --- promotion ---
+
+Result<void> BackupSession::promote(Promotion::Cause cause, std::string_view cause_word,
+                                    Instant last_sign_of_life) {
+  auto actions = promotion_.on_wanted(now(), cause, last_sign_of_life);
+  for (const auto& action : actions) {
+    if (const auto* refused = std::get_if<Promotion::Refused>(&action)) {
+      return fail(refused->refusal == Promotion::Refusal::not_authorised ? ErrorCode::not_authorized
+                                                                         : ErrorCode::failed,
+                  "{} is not promoted: {}", record_.name, in_words(refused->refusal));
+    }
+  }
+  promotion_record_ = PromotionRecord{.generation = promotion_.generation(),
+                                      .cause = std::string(cause_word),
+                                      .outcome = "in_progress",
+                                      .message = {},
+                                      .timeline = promotion_.timeline(),
+                                      .wall_clock = std::chrono::system_clock::now(),
+                                      .monotonic = now()};
+  services_.events.record(Severity::critical, record_.name, "promotion_started",
+                          fmt::format("taking over from {} ({}), epoch {}", record_.peer,
+                                      cause_word, decisions_.committed()),
+                          {{"peer", record_.peer},
+                           {"epoch", decisions_.committed().value},
+                           {"generation", promotion_.generation().value}});
+  const auto self = shared_from_this();
+  boost::asio::co_spawn(
+      services_.executor,
+      [self, actions = std::move(actions)]() mutable -> Task<void> {
+        co_await self->carry_out_promotion(std::move(actions));
+        co_await self->watch_promotion();
+      },
+      [](const std::exception_ptr& failure) {
+        if (failure) std::rethrow_exception(failure);
+      });
+  return ok();
+}
+
+// Time is an input of the promotion, too: it waits for the end of the primary's lease.
+Task<void> BackupSession::watch_promotion() {
+  while (!ended_ && promotion_.next_deadline() != kNever) {
+    co_await wake_.wait_until(promotion_.next_deadline());
+    if (!ended_) co_await carry_out_promotion(promotion_.on_tick(now()));
+  }
+}
+
+Task<void> BackupSession::carry_out_promotion(Promotion::Actions actions) {
+  const auto self = shared_from_this();
+  for (const auto& action : actions) {
+    if (const auto* persist = std::get_if<Promotion::PersistGeneration>(&action)) {
+      record_.generation = persist->generation;
+      if (link_ != nullptr) link_->close();
+      // Synced to disk on a worker: the last epoch may be applied meanwhile.
+      std::optional<Error> failure;
+      co_await run_on(services_.workers, [this, &failure, record = record_] {
+        if (auto saved = services_.store.save(record); !saved) failure = saved.error();
+      });
+      if (failure) {
+        promotion_failed(failure->in("the raised generation could not be stored").message());
+      } else {
+        co_await carry_out_promotion(promotion_.on_generation_persisted(now()));
+      }
+    } else if (std::holds_alternative<Promotion::ResumeDomain>(action)) {
+      co_await resume();
+    } else if (std::holds_alternative<Promotion::Announce>(action)) {
+      co_await announce_rounds();
+    }
+    // OpenGate: a domain without a backup has no gate; its interfaces carry frames since it was
+    // resumed.
+  }
+  if (promotion_record_) promotion_record_->timeline = promotion_.timeline();
+}
+
+Task<void> BackupSession::resume() {
+  while (applying_) co_await applied_.wait();
+  auto settled = image_->settle();
+  if (!settled) {
+    promotion_failed(settled.error().message());
+    co_return;
+  }
+  const std::vector<std::byte> device_state(image_->committed_device_state().begin(),
+                                            image_->committed_device_state().end());
+  auto domain = co_await standby_->promote(device_state);
+  if (!domain) {
+    promotion_failed(domain.error().message());
+    co_return;
+  }
+  promoted_ = std::move(domain.value());
+  decisions_.on_promoted(promotion_.generation());
+  co_await carry_out_promotion(promotion_.on_resumed(now()));
+}
+
+Task<void> BackupSession::announce_rounds() {
+  const auto self = shared_from_this();
+  // The first round at once and within the promotion; the others while the domain already serves.
+  const auto learnt = decode_addresses(addresses_);
+  std::vector<Announcement> announcements;
+  for (std::size_t index = 0; index < outputs_.size(); ++index) {
+    announcements.push_back({outputs_[index].device, outputs_[index].mac,
+                             index < learnt.size() ? learnt[index] : std::vector<IpAddress>()});
+  }
+  auto first = co_await announce(announcements, {.rounds = 1});
+  if (!first)
+    spdlog::warn("domain={} announcing its new place failed: {}", record_.name,
+                 first.error().message());
+  promotion_.on_announced(now());
+  promotion_record_->timeline = promotion_.timeline();
+  promotion_record_->outcome = "promoted";
+  const auto timeline = promotion_record_->to_json(record_.name);
+  services_.events.record(Severity::warning, record_.name, "promoted",
+                          fmt::format("runs here since epoch {}, generation {}",
+                                      decisions_.committed(), promotion_.generation()),
+                          timeline);
+  finish(BackupEnd::promoted, std::move(promoted_));
+  boost::asio::co_spawn(
+      services_.executor,
+      [announcements = std::move(announcements)]() -> Task<void> {
+        co_await sleep_for(kAnnouncementInterval);
+        (void)co_await announce(announcements,
+                                {.rounds = kAnnouncementRounds, .interval = kAnnouncementInterval});
+      },
+      boost::asio::detached);
+}
+
+void BackupSession::promotion_failed(std::string message) {
+  promotion_.on_failed();
+  last_problem_ = message;
+  if (promotion_record_) {
+    promotion_record_->outcome = "failed";
+    promotion_record_->message = message;
+    promotion_record_->timeline = promotion_.timeline();
+  }
+  services_.events.record(Severity::critical, record_.name, "promotion_failed", std::move(message),
+                          {{"peer", record_.peer}});
+}
+
+void BackupSession::on_primary_heard() {
+  promotion_.on_primary_heard();
+}
+
+void BackupSession::on_peer_reachable(std::string_view reason, bool reachable) {
+  peer_reason_ = reason;
+  peer_reachable_ = reachable;
+}
+
+void BackupSession::on_peer_generation(Generation generation) {
+  if (ended_ || generation <= decisions_.generation()) return;
+  const auto self = shared_from_this();
+  boost::asio::co_spawn(
+      services_.executor,
+      [self, generation]() -> Task<void> {
+        (void)co_await self->carry_out(self->decisions_.on_peer_generation(generation));
+      },
+      boost::asio::detached);
+}
+
+Task<void> BackupSession::discard(std::string reason) {
+  const auto self = shared_from_this();
+  if (ended_) co_return;
+  while (applying_) co_await applied_.wait();
+  co_await standby_->discard();
+  const ProtectionEnd end{ProtectionEnd::Kind::discarded, decisions_.protection(),
+                          std::move(reason)};
+  if (const auto link = link_; link != nullptr) {
+    co_await link->send(FrameType::protection_end, {}, encode(end));
+    co_await link->flush();
+  }
+  finish(BackupEnd::discarded, nullptr);
+}
+
+void BackupSession::finish(BackupEnd end, std::unique_ptr<Domain> promoted) {
+  if (ended_) return;
+  ended_ = true;
+  wake_.notify();
+  applied_.notify();
+  boost::asio::post(services_.executor,
+                    [self = shared_from_this(), end, domain = std::move(promoted)]() mutable {
+                      if (self->on_end_)
+                        std::exchange(self->on_end_, nullptr)(end, std::move(domain));
+                    });
+}
+
+void BackupSession::add_status(boost::json::object& status, Conditions& conditions) const {
+  using State = EpochBackup::State;
+  const State state = decisions_.state();
+  const bool failed = promotion_.phase() == Promotion::Phase::failed;
+  std::string_view word = "image_incomplete";
+  if (state == State::ready) word = "standby";
+  if (promoting()) word = failed ? "failed" : "promoting";
+  status["state"] = word;
+  status["mode"] = record_.mode;
+  status["peer"] = record_.peer;
+  status["committed_epoch"] = decisions_.committed().value;
+  status["checkpoints"] = checkpoints_;
+  if (state == State::incomplete && image_->receiving()) {
+    status["synchronisation"] = {{"pages_sent", image_->pages_received()},
+                                 {"pages_total", image_->receiving_record().dirty_pages_expected}};
+  }
+  const bool ready = state == State::ready;
+  conditions.set("Running", false, promoting() ? "Promoting" : "HeldAsImage",
+                 failed ? "promotion failed: " + last_problem_
+                        : fmt::format("runs on {}; its image is held here", record_.peer));
+  conditions.set("Protected", ready, ready ? "Standby" : "ImageIncomplete",
+                 ready ? fmt::format("epoch {} can take over", decisions_.committed())
+                       : "the image is not whole: nothing can take over yet");
+  conditions.set("OutputFlowing", false, "HeldAsImage", "an image does not speak");
+  conditions.set(
+      "ImageComplete", ready || promoting(),
+      ready || promoting() ? "Committed" : (link_ != nullptr ? "Synchronising" : "ImageIncomplete"),
+      ready ? fmt::format("epoch {} is whole", decisions_.committed()) : last_problem_);
+  conditions.set("PrimaryReachable", peer_reachable_, peer_reason_,
+                 fmt::format("heartbeats of {}", record_.peer));
+}
+
+}  // namespace understudy

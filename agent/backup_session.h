@@ -1,0 +1,139 @@
+// The backup's side of one protection: does what EpochBackup and Promotion decide.
+//
+// Intuition: the session holds a reserved, paused domain (hypervisor::Standby) whose memory is the
+// image. A bulk link brings checkpoints; each is judged when it is whole, acknowledged, and applied
+// on a worker thread. Links come and go; the session stays, and with it the last commit, until the
+// protection ends or the image is promoted.
+//
+// Awkward cases:
+// - The primary dies while a checkpoint is applied: promotion waits for its end (some
+// milliseconds).
+// - A complete copy begins: from then until it is whole there is nothing to promote, and status
+// says so.
+// - Applying and promoting meet on one thread of decisions; only apply() itself runs elsewhere, and
+//   nothing touches the image meanwhile.
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "agent/conditions.h"
+#include "agent/host_services.h"
+#include "agent/protection_messages.h"
+#include "agent/signal.h"
+#include "checkpoint/backup_image.h"
+#include "checkpoint/epoch_backup.h"
+#include "failover/promotion.h"
+
+namespace understudy {
+
+/// How a backup's session ended.
+enum class BackupEnd {
+  promoted,   ///< The domain runs here now.
+  discarded,  ///< The image is gone: unprotected, outdated, or lost.
+};
+
+/// The phases of one promotion as the API tells them, and what came of it.
+struct PromotionRecord {
+  Generation generation;
+  std::string cause;    ///< "primary_dead", "operator" or "domain_died".
+  std::string outcome;  ///< "in_progress", "promoted", "failed".
+  std::string message;
+  PromotionTimeline timeline;
+  std::chrono::system_clock::time_point
+      wall_clock;  ///< The same moment as `monotonic`: turns moments into times of day.
+  Instant monotonic;
+
+  /// docs/api.md, "timeline".
+  [[nodiscard]] boost::json::object to_json(const std::string& domain) const;
+};
+
+/// One protection on the backup. Made with std::make_shared.
+class BackupSession : public std::enable_shared_from_this<BackupSession> {
+ public:
+  /// `promoted` is the running domain, null otherwise.
+  using EndHandler = std::function<void(BackupEnd, std::unique_ptr<Domain> promoted)>;
+
+  /// `standby` was prepared for `record`, which is saved and outlives the session. Errors: the
+  /// image cannot be set up.
+  static Result<std::shared_ptr<BackupSession>> create(const HostServices& services,
+                                                       DomainRecord& record,
+                                                       std::unique_ptr<Standby> standby,
+                                                       EndHandler on_end);
+  ~BackupSession();
+  BackupSession(const BackupSession&) = delete;
+  BackupSession& operator=(const BackupSession&) = delete;
+
+  [[nodiscard]] PeerView view() const { return decisions_.view(); }
+  [[nodiscard]] ProtectionId protection() const { return decisions_.protection(); }
+  /// Whether promotion has been decided: from then on no link is served.
+  [[nodiscard]] bool promoting() const;
+
+  /// Serves a bulk link of this protection, whose protection_begin was read and answered, until it
+  /// ends. A link that is served already is closed: the newer one counts.
+  Task<void> serve(std::shared_ptr<transport::Link> link);
+
+  /// The primary is dead (`primary_dead`), or somebody wants the domain here. Begins the promotion
+  /// or refuses with the reason. Success means begun; see promotion_record() for what comes of it.
+  Result<void> promote(Promotion::Cause cause, std::string_view cause_word,
+                       Instant last_sign_of_life);
+  /// The primary was heard.
+  void on_primary_heard();
+  /// For status: whether the primary's heartbeats arrive.
+  void on_peer_reachable(std::string_view reason, bool reachable);
+  /// The primary said its generation in a heartbeat.
+  void on_peer_generation(Generation generation);
+
+  /// Gives the image up. The primary, if it listens, is told with `reason`.
+  Task<void> discard(std::string reason);
+
+  void add_status(boost::json::object& status, Conditions& conditions) const;
+  [[nodiscard]] const std::optional<PromotionRecord>& promotion_record() const {
+    return promotion_record_;
+  }
+  [[nodiscard]] std::uint64_t checkpoints() const { return checkpoints_; }
+
+ private:
+  BackupSession(const HostServices& services, DomainRecord& record,
+                std::unique_ptr<Standby> standby, std::unique_ptr<BackupImage> image,
+                EndHandler on_end);
+
+  Task<Result<void>> take(transport::Frame frame);
+  Task<Result<void>> carry_out(EpochBackup::Actions actions);
+  void report(const EpochBackup::Report& report);
+  Task<void> apply(EpochId epoch);
+  Task<void> carry_out_promotion(Promotion::Actions actions);
+  Task<void> resume();
+  Task<void> announce_rounds();
+  Task<void> watch_promotion();
+  void promotion_failed(std::string message);
+  void finish(BackupEnd end, std::unique_ptr<Domain> promoted);
+
+  HostServices services_;
+  DomainRecord& record_;
+  std::unique_ptr<Standby> standby_;
+  std::unique_ptr<BackupImage> image_;
+  EpochBackup decisions_;
+  Promotion promotion_;
+  EndHandler on_end_;
+  std::shared_ptr<transport::Link> link_;
+  std::unique_ptr<Domain> promoted_;
+  std::vector<OutputInterface> outputs_;
+  std::vector<std::byte> addresses_;
+  std::optional<PromotionRecord> promotion_record_;
+  Signal wake_;
+  Signal applied_;
+  bool applying_ = false;
+  bool ended_ = false;
+
+  std::uint64_t checkpoints_ = 0;
+  std::string peer_reason_ = "NeverSeen";
+  std::optional<bool> peer_reachable_;
+  std::string last_problem_;
+};
+
+}  // namespace understudy

@@ -1,0 +1,192 @@
+#include "agent/config.h"
+
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <sstream>
+
+namespace understudy {
+namespace {
+
+// One key: how to take its value. The table below is the whole grammar of the file.
+using Reader = std::function<Result<void>(const toml::node&)>;
+
+Error at(std::string_view file, const toml::node& node, std::string_view key,
+         std::string_view message) {
+  return fail(ErrorCode::config, "{}:{}: {}: {}", file, node.source().begin.line, key, message);
+}
+
+Reader into(std::string& target) {
+  return [&target](const toml::node& node) -> Result<void> {
+    const auto* text = node.as_string();
+    if (text == nullptr) return fail(ErrorCode::config, "expected a string in quotes");
+    target = text->get();
+    return ok();
+  };
+}
+
+Reader into(std::filesystem::path& target) {
+  return [&target](const toml::node& node) -> Result<void> {
+    const auto* text = node.as_string();
+    if (text == nullptr || text->get().empty() || text->get().front() != '/') {
+      return fail(ErrorCode::config, "expected an absolute path in quotes");
+    }
+    target = text->get();
+    return ok();
+  };
+}
+
+Reader into(std::chrono::microseconds& target) {
+  return [&target](const toml::node& node) -> Result<void> {
+    const auto* text = node.as_string();
+    if (text == nullptr) return fail(ErrorCode::config, "expected a duration such as \"50ms\"");
+    BOOST_OUTCOME_TRY(const auto duration, parse_duration(text->get()));
+    if (duration < std::chrono::milliseconds(1) || duration > std::chrono::hours(1)) {
+      return fail(ErrorCode::config, "{} is outside 1ms to 1h", text->get());
+    }
+    target = duration;
+    return ok();
+  };
+}
+
+Reader into(std::vector<std::string>& target) {
+  return [&target](const toml::node& node) -> Result<void> {
+    const auto* list = node.as_array();
+    if (list == nullptr) return fail(ErrorCode::config, "expected a list of \"address:port\"");
+    target.clear();
+    for (const auto& element : *list) {
+      const auto* text = element.as_string();
+      if (text == nullptr || text->get().find(':') == std::string::npos) {
+        return fail(ErrorCode::config, "each element has the form \"address:port\"");
+      }
+      target.push_back(text->get());
+    }
+    return ok();
+  };
+}
+
+Reader one_of(std::string& target, std::vector<std::string> choices) {
+  return [&target, choices = std::move(choices)](const toml::node& node) -> Result<void> {
+    const auto* text = node.as_string();
+    if (text == nullptr || std::ranges::find(choices, text->get()) == choices.end()) {
+      return fail(ErrorCode::config, "expected one of: {}", fmt::join(choices, ", "));
+    }
+    target = text->get();
+    return ok();
+  };
+}
+
+bool valid_host_name(std::string_view name) {
+  return !name.empty() && name.size() <= 63 &&
+         std::ranges::all_of(name, [](unsigned char character) {
+           return std::isalnum(character) != 0 || character == '-' || character == '_' ||
+                  character == '.';
+         });
+}
+
+}  // namespace
+
+Result<std::chrono::microseconds> parse_duration(std::string_view text) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  double microseconds = -1;
+  if (error == std::errc()) {
+    if (unit == "us") microseconds = number;
+    if (unit == "ms") microseconds = number * 1e3;
+    if (unit == "s") microseconds = number * 1e6;
+    if (unit == "min") microseconds = number * 60e6;
+  }
+  if (!(microseconds >= 0 && microseconds <= 86'400e6)) {
+    return fail(ErrorCode::usage, "'{}' is no duration; expected a number with us, ms, s or min",
+                text);
+  }
+  return std::chrono::microseconds(static_cast<std::int64_t>(microseconds));
+}
+
+Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_view file_name) {
+  toml::table document;
+  try {
+    document = toml::parse(text, file_name);
+  } catch (const toml::parse_error& error) {
+    return fail(ErrorCode::config, "{}:{}: {}", file_name, error.source().begin.line,
+                error.description());
+  }
+
+  AgentConfig config;
+  const std::map<std::string, Reader> keys = {
+      {"name", into(config.name)},
+      {"listen.addresses", into(config.listen_addresses)},
+      {"runtime_directory", into(config.runtime_directory)},
+      {"state_directory", into(config.state_directory)},
+      {"control_socket", into(config.control_socket)},
+      {"control_group", into(config.control_group)},
+      {"detection.heartbeat_interval", into(config.heartbeat_interval)},
+      {"detection.deadline", into(config.deadline)},
+      {"metrics.listen", into(config.metrics_listen)},
+      {"qemu.binary", into(config.qemu_binary)},
+      {"qemu.memory_directory", into(config.memory_directory)},
+      {"qemu.preload_library", into(config.preload_library)},
+      {"qemu.tracking", one_of(config.tracking, {"auto", "pagemap_scan", "full_compare"})},
+      {"log.level", one_of(config.log_level, {"trace", "debug", "info", "warning", "error"})},
+  };
+
+  const auto read = [&](const std::string& key, const toml::node& node) -> Result<void> {
+    const auto reader = keys.find(key);
+    if (reader == keys.end()) {
+      std::vector<std::string> known;
+      known.reserve(keys.size());
+      for (const auto& [name, unused] : keys) known.push_back(name);
+      return at(file_name, node, key,
+                fmt::format("no such key; known are {}", fmt::join(known, ", ")));
+    }
+    if (auto taken = reader->second(node); !taken) {
+      return at(file_name, node, key, taken.error().message());
+    }
+    return ok();
+  };
+  for (const auto& [key, node] : document) {
+    const std::string name(key.str());
+    if (const auto* section = node.as_table(); section != nullptr) {
+      for (const auto& [inner_key, inner_node] : *section) {
+        BOOST_OUTCOME_TRY(read(name + "." + std::string(inner_key.str()), inner_node));
+      }
+    } else {
+      BOOST_OUTCOME_TRY(read(name, node));
+    }
+  }
+
+  if (!valid_host_name(config.name)) {
+    return fail(ErrorCode::config,
+                "{}: name: missing or malformed; it is this host's name, e.g. name = \"hostA\"",
+                file_name);
+  }
+  if (config.deadline < 2 * config.heartbeat_interval) {
+    return fail(ErrorCode::config,
+                "{}: detection.deadline: must be at least twice the heartbeat interval, or a "
+                "single late heartbeat counts as a death",
+                file_name);
+  }
+  if (!config.metrics_listen.empty() && !config.metrics_listen.starts_with("127.") &&
+      !config.metrics_listen.starts_with("[::1]")) {
+    return fail(ErrorCode::config, "{}: metrics.listen: '{}' is not a loopback address", file_name,
+                config.metrics_listen);
+  }
+  if (config.control_socket.empty())
+    config.control_socket = config.runtime_directory / "understudyd.sock";
+  return config;
+}
+
+Result<AgentConfig> AgentConfig::from_file(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  if (!file) return system_error(errno, path.string());
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  return from_toml(text, path.filename().string());
+}
+
+}  // namespace understudy

@@ -1,0 +1,55 @@
+// The agent's configuration: one TOML file, read once at start.
+//
+// Every key has a default that suits a two-host pair, apart from the host's name. A key that is not
+// known is an error with its line, because a silently ignored typo in `deadline` is found out at
+// three in the morning. The manual page understudy.toml(5) lists the keys.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace understudy {
+
+/// What understudyd reads from its configuration file. Durations are positive; paths are absolute.
+struct AgentConfig {
+  /// This host's name as its peers know it. Letters, digits, '-', '_' and '.', at most 63.
+  std::string name;
+  /// Where other hosts reach this one, "address:port", each a path of its own for heartbeats.
+  std::vector<std::string> listen_addresses;
+
+  std::filesystem::path runtime_directory = "/run/understudy";
+  std::filesystem::path state_directory = "/var/lib/understudy";
+  std::filesystem::path control_socket;  ///< Default: runtime_directory/understudyd.sock
+  std::string control_group;             ///< Group that may use the socket; empty: root only.
+
+  std::chrono::microseconds heartbeat_interval{50'000};
+  /// Silence on all paths for this long means that the peer is dead.
+  std::chrono::microseconds deadline{200'000};
+
+  std::string metrics_listen;  ///< "127.0.0.1:9600"; empty: no metrics port. Loopback only.
+
+  std::string qemu_binary = "qemu-system-x86_64";
+  std::filesystem::path memory_directory = "/dev/shm";
+  std::string tracking = "auto";  ///< auto, pagemap_scan or full_compare.
+  /// The library that hands out QEMU's write tracking; empty: found next to the agent's program.
+  std::filesystem::path preload_library;
+
+  std::string log_level = "info";
+
+  /// Reads `text`; `file_name` names it in errors ("hostA.toml:7: detection.deadline: …").
+  static Result<AgentConfig> from_toml(std::string_view text, std::string_view file_name);
+  /// Reads the file at `path`.
+  static Result<AgentConfig> from_file(const std::filesystem::path& path);
+};
+
+/// "25ms", "2s", "100us", "1.5s" as a duration; an error says what was expected.
+Result<std::chrono::microseconds> parse_duration(std::string_view text);
+
+}  // namespace understudy

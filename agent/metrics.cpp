@@ -1,0 +1,186 @@
+#include "agent/metrics.h"
+
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <array>
+#include <boost/json.hpp>
+#include <map>
+#include <sstream>
+#include <string_view>
+#include <vector>
+
+namespace understudy {
+namespace {
+
+namespace json = boost::json;
+using Labels = std::vector<prometheus::ClientMetric::Label>;
+
+// Collects samples into families, each family once, in the order of first use.
+class Families {
+ public:
+  void gauge(const std::string& name, const std::string& help, Labels labels, double value) {
+    auto& metric = sample(name, help, prometheus::MetricType::Gauge, std::move(labels));
+    metric.gauge.value = value;
+  }
+  void counter(const std::string& name, const std::string& help, Labels labels, double value) {
+    auto& metric = sample(name, help, prometheus::MetricType::Counter, std::move(labels));
+    metric.counter.value = value;
+  }
+  [[nodiscard]] std::string text() const {
+    return prometheus::TextSerializer().Serialize(families_);
+  }
+
+ private:
+  prometheus::ClientMetric& sample(const std::string& name, const std::string& help,
+                                   prometheus::MetricType type, Labels labels) {
+    const auto [place, is_new] = places_.try_emplace(name, families_.size());
+    if (is_new) families_.push_back({name, help, type, {}});
+    auto& metric = families_[place->second].metric.emplace_back();
+    metric.label = std::move(labels);
+    return metric;
+  }
+  std::vector<prometheus::MetricFamily> families_;
+  std::map<std::string, std::size_t> places_;
+};
+
+// The number at `path` within `object`; nothing where a part of the path is absent.
+const json::value* at(const json::object& object, std::initializer_list<std::string_view> path) {
+  const json::object* current = &object;
+  const json::value* value = nullptr;
+  for (const auto& part : path) {
+    if (current == nullptr) return nullptr;
+    value = current->if_contains(part);
+    if (value == nullptr) return nullptr;
+    current = value->if_object();
+  }
+  return value;
+}
+
+double number(const json::value& value) {
+  if (value.is_double()) return value.get_double();
+  if (value.is_uint64()) return static_cast<double>(value.get_uint64());
+  if (value.is_int64()) return static_cast<double>(value.get_int64());
+  return value.is_bool() && value.get_bool() ? 1 : 0;
+}
+
+std::string text(const json::object& object, std::string_view field) {
+  const auto* value = object.if_contains(field);
+  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
+}
+
+struct Mapping {
+  std::initializer_list<std::string_view> path;
+  const char* name;
+  const char* help;
+  bool is_counter;
+  double factor;
+};
+
+}  // namespace
+
+std::string metrics_text(const json::value& status) {
+  Families families;
+  const auto& root = status.as_object();
+  families.gauge("understudy_build_info", "The agent's version.",
+                 {{"version", text(root, "version")}, {"host", text(root, "host")}}, 1);
+
+  static const std::array<Mapping, 15> mappings = {{
+      {{"generation"},
+       "understudy_domain_generation",
+       "Generation of the domain on this host.",
+       false,
+       1},
+      {{"epoch"}, "understudy_domain_epoch", "Epoch that is running.", false, 1},
+      {{"committed_epoch"},
+       "understudy_domain_committed_epoch",
+       "Newest epoch that the backup holds whole.",
+       false,
+       1},
+      {{"checkpoints"}, "understudy_checkpoints_total", "Checkpoints committed.", true, 1},
+      {{"interval_us"},
+       "understudy_epoch_interval_seconds",
+       "Wanted length of an epoch.",
+       false,
+       1e-6},
+      {{"stretched"},
+       "understudy_epochs_stretched",
+       "1 while epochs last longer than asked.",
+       false,
+       1},
+      {{"pause_ms", "p50"},
+       "understudy_pause_median_seconds",
+       "Median pause of the last 1,000 checkpoints.",
+       false,
+       1e-3},
+      {{"pause_ms", "p99"},
+       "understudy_pause_p99_seconds",
+       "99th percentile pause of the last 1,000 checkpoints.",
+       false,
+       1e-3},
+      {{"pause_ms", "max"},
+       "understudy_pause_max_seconds",
+       "Longest pause of the last 1,000 checkpoints.",
+       false,
+       1e-3},
+      {{"gate", "held_frames"}, "understudy_gate_held_frames", "Frames held now.", false, 1},
+      {{"gate", "held_bytes"}, "understudy_gate_held_bytes", "Bytes held now.", false, 1},
+      {{"gate", "released_frames"},
+       "understudy_gate_released_frames_total",
+       "Frames released.",
+       true,
+       1},
+      {{"gate", "dropped_frames"},
+       "understudy_gate_dropped_frames_total",
+       "Frames dropped at a limit.",
+       true,
+       1},
+      {{"bytes", "dirty"},
+       "understudy_checkpoint_dirty_bytes_total",
+       "Bytes of the pages that the guest changed.",
+       true,
+       1},
+      {{"bytes", "wire"},
+       "understudy_checkpoint_wire_bytes_total",
+       "Bytes sent for checkpoints.",
+       true,
+       1},
+  }};
+  for (const auto& value : root.at("domains").as_array()) {
+    const auto& domain = value.as_object();
+    const std::string name = text(domain, "name");
+    families.gauge("understudy_domain_info", "What this host is to the domain.",
+                   {{"domain", name},
+                    {"role", text(domain, "role")},
+                    {"state", text(domain, "state")},
+                    {"peer", text(domain, "peer")},
+                    {"mode", text(domain, "mode")}},
+                   1);
+    for (const auto& mapping : mappings) {
+      const auto* found = at(domain, mapping.path);
+      if (found == nullptr) continue;
+      if (mapping.is_counter) {
+        families.counter(mapping.name, mapping.help, {{"domain", name}},
+                         number(*found) * mapping.factor);
+      } else {
+        families.gauge(mapping.name, mapping.help, {{"domain", name}},
+                       number(*found) * mapping.factor);
+      }
+    }
+    for (const auto& condition_value : domain.at("conditions").as_array()) {
+      const auto& condition = condition_value.as_object();
+      const auto& holds = condition.at("status");
+      if (holds.is_null()) continue;
+      families.gauge("understudy_domain_condition", "1 where the condition holds.",
+                     {{"domain", name}, {"type", text(condition, "type")}}, number(holds));
+    }
+  }
+  for (const auto& value : root.at("peers").as_array()) {
+    const auto& peer = value.as_object();
+    families.gauge("understudy_peer_alive", "1 while the peer is heard.",
+                   {{"peer", text(peer, "name")}}, text(peer, "state") == "alive" ? 1 : 0);
+  }
+  return families.text();
+}
+
+}  // namespace understudy

@@ -1,0 +1,767 @@
+#include "agent/primary_session.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/json.hpp>
+
+#include "checkpoint/precopy_policy.h"
+#include "checkpoint/records.h"
+
+namespace understudy {
+namespace {
+
+using std::chrono::milliseconds;
+using transport::FrameType;
+using transport::Link;
+using transport::LinkPurpose;
+
+Instant now() {
+  return std::chrono::steady_clock::now();
+}
+
+double microseconds_between(Instant begin, Instant end) {
+  return std::chrono::duration<double, std::micro>(end - begin).count();
+}
+
+// Pauses between attempts to reach the backup: short, because output is held meanwhile.
+constexpr auto kReconnectFirst = milliseconds(50);
+constexpr auto kReconnectMost = milliseconds(1000);
+constexpr auto kReplyLimit = milliseconds(20'000);
+constexpr auto kStalledAfter = std::chrono::seconds(10);
+
+EpochPrimary::Config decisions_config(const HostServices& services, const DomainRecord& record,
+                                      bool taken_up_again) {
+  EpochPrimary::Config config;
+  config.protection = ProtectionId(record.protection);
+  config.generation = record.generation;
+  config.interval = std::chrono::microseconds(record.interval_us);
+  // See "The lease" in checkpoint/epoch_primary.h. Both hosts of a pair are to be configured with
+  // the same deadline.
+  config.lease = services.config.deadline * 3 / 4;
+  config.taken_up_again = taken_up_again;
+  return config;
+}
+
+}  // namespace
+
+PrimarySession::PrimarySession(const HostServices& services, Domain& domain, DomainRecord& record,
+                               bool taken_up_again)
+    : services_(services),
+      domain_(domain),
+      record_(record),
+      decisions_(decisions_config(services, record, taken_up_again)),
+      wake_(services.executor),
+      changed_(services.executor) {
+  if (taken_up_again) {
+    // The rules of the earlier run still drop everything; taking them over changes nothing for the
+    // guest's peers, but lets us release again once a checkpoint is committed.
+    if (auto closed = close_gate(); !closed) last_problem_ = closed.error().message();
+  }
+}
+
+PrimarySession::~PrimarySession() = default;
+
+void PrimarySession::start(EndHandler on_end) {
+  on_end_ = std::move(on_end);
+  const auto self = shared_from_this();
+  const auto rethrow = [](const std::exception_ptr& failure) {
+    if (failure) std::rethrow_exception(failure);
+  };
+  boost::asio::co_spawn(
+      services_.executor, [self] { return self->drive(); }, rethrow);
+  boost::asio::co_spawn(
+      services_.executor, [self] { return self->keep_link(); }, rethrow);
+}
+
+// --- the two coroutines ---
+
+Task<void> PrimarySession::drive() {
+  const auto self = shared_from_this();
+  while (!ended_) {
+    if (!pending_.empty()) {
+      auto action = std::move(pending_.front());
+      pending_.pop_front();
+      co_await perform(std::move(action));
+      continue;
+    }
+    if (decisions_.state() == EpochPrimary::State::ended) {
+      finish(PrimaryEnd::unprotected);
+      break;
+    }
+    co_await wake_.wait_until(std::min(decisions_.next_deadline(), now() + std::chrono::hours(1)));
+    if (!ended_) carry_out(decisions_.on_tick(now()));
+  }
+}
+
+Task<void> PrimarySession::keep_link() {
+  const auto self = shared_from_this();
+  auto pause = kReconnectFirst;
+  bool retired = false;
+  while (!ended_ && !retired) {
+    auto connected = co_await services_.connector.connect(record_.peer, LinkPurpose::bulk);
+    if (ended_) break;
+    if (connected) {
+      const std::shared_ptr<Link> link = std::move(connected.value());
+      const Instant began = now();
+      co_await serve_link(link);
+      link->close();
+      if (link_ == link) link_.reset();
+      if (now() - began > kReconnectMost) pause = kReconnectFirst;
+    } else {
+      last_problem_ = connected.error().message();
+    }
+    retired = decisions_.state() == EpochPrimary::State::ended ||
+              decisions_.state() == EpochPrimary::State::superseded;
+    if (!ended_ && !retired) co_await sleep_for(pause);
+    pause = std::min(pause * 2, kReconnectMost);
+  }
+}
+
+Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
+  const ProtectionBegin begin{.domain = record_.name,
+                              .protection = decisions_.protection(),
+                              .generation = decisions_.generation(),
+                              .hypervisor = services_.hypervisor.name(),
+                              .mode = record_.mode,
+                              .interval_us = record_.interval_us,
+                              .config = domain_.config().to_json()};
+  if (auto sent = co_await link->send(FrameType::protection_begin, {}, encode(begin)); !sent) {
+    last_problem_ = sent.error().message();
+    co_return;
+  }
+  auto frame = co_await link->receive(kReplyLimit);
+  if (ended_) co_return;
+  if (!frame) {
+    last_problem_ = frame.error().message();
+    co_return;
+  }
+  auto reply =
+      frame.value().type == FrameType::protection_reply
+          ? decode_protection_reply(frame.value().payload)
+          : Result<ProtectionReply>(fail(ErrorCode::protocol, "expected protection_reply, got {}",
+                                         transport::to_string(frame.value().type)));
+  if (!reply) {
+    last_problem_ = reply.error().message();
+    co_return;
+  }
+  if (!reply.value().accepted) {
+    last_problem_ = reply.value().refusal->message();
+    carry_out(decisions_.on_peer_generation(now(), reply.value().view.generation,
+                                            reply.value().view.role));
+    if (!decisions_.exposed()) {
+      services_.events.record(Severity::warning, record_.name, "protection_failed",
+                              fmt::format("{} refused: {}", record_.peer, last_problem_),
+                              {{"peer", record_.peer}});
+      finish(PrimaryEnd::unprotected);
+    }
+    co_return;
+  }
+
+  last_problem_.clear();
+  link_ = link;
+  carry_out(decisions_.on_link_up(now(), reply.value().view));
+  while (!ended_) {
+    auto received = co_await link->receive();
+    if (ended_) co_return;
+    if (!received) {
+      last_problem_ = received.error().message();
+      break;
+    }
+    const auto& payload = received.value().payload;
+    if (received.value().type == FrameType::acknowledgement) {
+      auto acknowledged = decode_checkpoint_acknowledged(payload);
+      if (!acknowledged) {
+        last_problem_ = acknowledged.error().message();
+        break;
+      }
+      const EpochId before = decisions_.acknowledged();
+      carry_out(decisions_.on_acknowledged(now(), acknowledged.value().protection,
+                                           acknowledged.value().generation,
+                                           acknowledged.value().epoch));
+      if (decisions_.acknowledged() > before) ++checkpoints_;
+    } else if (received.value().type == FrameType::protection_end) {
+      auto end = decode_protection_end(payload);
+      if (!end || end.value().kind != ProtectionEnd::Kind::discarded) {
+        last_problem_ = end ? "unexpected protection_end" : end.error().message();
+        break;
+      }
+      carry_out(decisions_.on_discarded(now(), end.value().protection));
+      if (decisions_.state() == EpochPrimary::State::ended) break;
+      last_problem_ = fmt::format("{} gave its image up: {}", record_.peer, end.value().reason);
+    } else {
+      last_problem_ = fmt::format("{} sent an unexpected {}", record_.peer,
+                                  transport::to_string(received.value().type));
+      break;
+    }
+  }
+  link_.reset();
+  if (!ended_) carry_out(decisions_.on_link_down(now()));
+}
+
+// --- actions ---
+
+void PrimarySession::carry_out(EpochPrimary::Actions actions) {
+  for (auto& action : actions) {
+    if (const auto* release = std::get_if<EpochPrimary::Release>(&action)) {
+      if (gate_ != nullptr) {
+        if (auto released = gate_->release(release->up_to); !released) {
+          last_problem_ = released.error().message();
+          spdlog::error("domain={} releasing epoch {} failed: {}", record_.name, release->up_to,
+                        last_problem_);
+        }
+      }
+    } else if (std::holds_alternative<EpochPrimary::OpenGate>(action)) {
+      if (gate_ != nullptr) {
+        if (auto opened = gate_->open(); !opened) {
+          last_problem_ = opened.error().message();
+          services_.events.record(Severity::critical, record_.name, "gate_fault",
+                                  fmt::format("the gate could not be opened: {}", last_problem_));
+        }
+        gate_.reset();
+      }
+    } else if (const auto* event = std::get_if<EpochPrimary::Report>(&action)) {
+      report(*event);
+    } else {
+      pending_.push_back(std::move(action));
+    }
+  }
+  wake_.notify();
+  changed_.notify();
+}
+
+void PrimarySession::report(const EpochPrimary::Report& report) {
+  const auto tell = [&](Severity severity, std::string_view kind, std::string message) {
+    services_.events.record(severity, record_.name, std::string(kind), std::move(message),
+                            {{"peer", record_.peer},
+                             {"epoch", report.epoch.value},
+                             {"generation", decisions_.generation().value}});
+  };
+  const std::string& peer = record_.peer;
+  switch (report.event) {
+    case EpochPrimary::Event::first_protected:
+      return tell(Severity::info, "protected",
+                  fmt::format("protected: epoch {} is committed on {}", report.epoch, peer));
+    case EpochPrimary::Event::protected_again:
+      return tell(
+          Severity::info, "backup_returned",
+          fmt::format("protected again: epoch {} is committed on {}, held output is released",
+                      report.epoch, peer));
+    case EpochPrimary::Event::backup_lost:
+      return tell(
+          Severity::critical, "backup_lost",
+          fmt::format("{} is lost ({}): output is held until it returns; `understudy solo {}` lets "
+                      "the domain speak alone",
+                      peer, last_problem_.empty() ? "link closed" : last_problem_, record_.name));
+    case EpochPrimary::Event::resynchronising:
+      return tell(Severity::info, "synchronisation_started",
+                  fmt::format("copying all memory to {} again", peer));
+    case EpochPrimary::Event::capture_failed:
+      return tell(Severity::warning, "capture_failed",
+                  fmt::format("a checkpoint failed and is tried again: {}", last_problem_));
+    case EpochPrimary::Event::capture_gave_up:
+      return tell(
+          Severity::critical, "capture_gave_up",
+          fmt::format(
+              "checkpoints fail again and again ({}); output stays held until {} connects anew",
+              last_problem_, peer));
+    case EpochPrimary::Event::peer_promoting:
+      return tell(Severity::warning, "peer_promoting",
+                  fmt::format("{} takes the domain over; this copy is mute", peer));
+    case EpochPrimary::Event::superseded:
+      return tell(Severity::warning, "superseded",
+                  fmt::format("{} runs the domain; the copy here is destroyed", peer));
+    case EpochPrimary::Event::newer_copy_lost:
+      return tell(Severity::critical, "newer_copy_lost",
+                  fmt::format("{} had taken the domain over and does not run it now; the older "
+                              "copy here is kept, mute: decide which one lives",
+                              peer));
+    case EpochPrimary::Event::peer_outdated:
+      return tell(Severity::info, "peer_outdated",
+                  fmt::format("{} still has an older copy, mute; it will destroy it", peer));
+    case EpochPrimary::Event::split_brain:
+      return tell(Severity::critical, "split_brain",
+                  fmt::format("{} runs the domain, too: stop one of them", peer));
+    case EpochPrimary::Event::went_solo:
+      return tell(Severity::warning, "solo", "runs on without a backup, by an operator's word");
+    case EpochPrimary::Event::unprotected:
+      return tell(Severity::info, "unprotected",
+                  fmt::format("no longer protected; {} holds no image", peer));
+    case EpochPrimary::Event::acknowledgement_refused:
+      return tell(Severity::warning, "acknowledgement_refused",
+                  fmt::format("{} acknowledged epoch {}, which this protection did not send", peer,
+                              report.epoch));
+  }
+}
+
+Task<void> PrimarySession::perform(EpochPrimary::Action action) {
+  if (const auto* capture_wanted = std::get_if<EpochPrimary::SealAndCapture>(&action)) {
+    co_await capture(capture_wanted->epoch, Upon::epoch_before);
+  } else if (const auto* synchronise_wanted = std::get_if<EpochPrimary::Synchronise>(&action)) {
+    co_await synchronise(synchronise_wanted->epoch);
+  } else if (const auto* persist = std::get_if<EpochPrimary::PersistGeneration>(&action)) {
+    record_.generation = persist->generation;
+    record_.solo = true;
+    if (auto saved = services_.store.save(record_); !saved) {
+      last_problem_ = saved.error().message();
+      services_.events.record(
+          Severity::critical, record_.name, "state_not_saved",
+          fmt::format("generation {} could not be stored, output stays held: {}",
+                      persist->generation, last_problem_));
+      co_return;
+    }
+    carry_out(decisions_.on_generation_persisted(now(), persist->generation));
+  } else if (std::holds_alternative<EpochPrimary::AskDiscard>(action)) {
+    const ProtectionEnd end{ProtectionEnd::Kind::discard, decisions_.protection(),
+                            "unprotected by an operator"};
+    if (auto asked = co_await send(FrameType::protection_end, encode(end)); !asked)
+      last_problem_ = asked.error().message();
+  } else if (std::holds_alternative<EpochPrimary::DestroyDomain>(action)) {
+    // Order matters: the copy must be gone before its rules are.
+    if (auto destroyed = co_await domain_.destroy(); !destroyed) {
+      last_problem_ = destroyed.error().message();
+      services_.events.record(
+          Severity::critical, record_.name, "destroy_failed",
+          fmt::format("the superseded copy could not be destroyed and stays mute: {}",
+                      last_problem_));
+      co_return;
+    }
+    finish(PrimaryEnd::superseded);
+  }
+}
+
+Result<void> PrimarySession::close_gate() {
+  if (gate_ != nullptr) return ok();
+  GateOptions options;
+  options.domain = record_.name;
+  for (const auto& output : domain_.outputs())
+    options.interfaces.push_back({output.device, output.bridge, output.mac});
+  BOOST_OUTCOME_TRY(gate_, OutputGate::close(services_.executor, std::move(options)));
+  return ok();
+}
+
+Task<Result<void>> PrimarySession::send(FrameType type, std::vector<std::byte> payload) {
+  const auto link = link_;
+  if (link == nullptr) co_return fail(ErrorCode::unavailable, "link to {} closed", record_.peer);
+  wire_bytes_ += payload.size();
+  if (progress_) progress_->bytes_sent += payload.size();
+  co_return co_await link->send(type, {}, std::move(payload));
+}
+
+// --- synchronisation ---
+
+Task<void> PrimarySession::synchronise(EpochId epoch) {
+  progress_ = SyncProgress{.started = now(), .last_progress = now()};
+  auto copied = co_await precopy(epoch);
+  if (copied) {
+    co_await capture(epoch, Upon::this_copy);
+  } else {
+    co_await give_up(epoch, copied.error());
+  }
+  progress_.reset();
+}
+
+// The complete copy is one long checkpoint: rounds of pre-copy while the guest runs, the last round
+// in a pause.
+Task<Result<void>> PrimarySession::precopy(EpochId epoch) {
+  const std::uint64_t memory_pages = domain_.memory().size() / kPageBytes;
+  if (capture_ == nullptr) {
+    BOOST_OUTCOME_CO_TRY(mirror_, Mirror::create(memory_pages));
+    BOOST_OUTCOME_CO_TRY(auto arena, StagingArena::create());
+    capture_ = std::make_unique<CheckpointCapture>(
+        services_.executor, services_.workers, std::move(arena), mirror_,
+        [this](std::vector<std::byte> batch) -> Task<Result<void>> {
+          co_return co_await send(FrameType::page_batch, std::move(batch));
+        });
+  }
+  mirror_->reset();
+  device_state_encoder_.reset();
+  carried_over_.clear();
+  BOOST_OUTCOME_CO_TRY(co_await domain_.start_tracking());
+
+  DirtySet dirty;
+  BOOST_OUTCOME_CO_TRY(domain_.take_dirty(dirty));
+  capture_->begin(epoch);
+  BOOST_OUTCOME_CO_TRY(co_await send_begin(epoch, EpochId(0), count_pages(dirty)));
+  PrecopyRound round;
+  for (;;) {
+    round.dirty_pages = count_pages(dirty);
+    if (precopy_ends(round)) break;
+    progress_->round = ++round.number;
+    progress_->pages_sent = 0;
+    progress_->pages_total = round.dirty_pages;
+    // In slices, so that progress is seen and acknowledgements, heartbeats and requests get their
+    // turn.
+    constexpr std::uint64_t kSlicePages = 2048;
+    DirtyCursor cursor(dirty);
+    while (cursor.pages_left() > 0) {
+      DirtySet slice;
+      std::uint64_t slice_pages = 0;
+      while (slice_pages < kSlicePages && cursor.pages_left() > 0) {
+        slice.push_back(cursor.take(kSlicePages - slice_pages));
+        slice_pages += slice.back().count;
+      }
+      BOOST_OUTCOME_CO_TRY(co_await capture_->copy(domain_.memory(), slice));
+      progress_->pages_sent += slice_pages;
+      progress_->last_progress = now();
+    }
+    BOOST_OUTCOME_CO_TRY(co_await capture_->send_rest());
+    round.dirty_pages_before = round.dirty_pages;
+    // A full compare would report all memory again and again: one live pass is all that it gives.
+    if (domain_.tracking() == TrackingMethod::full_compare) break;
+    BOOST_OUTCOME_CO_TRY(domain_.take_dirty(dirty));
+  }
+  if (domain_.tracking() == TrackingMethod::pagemap_scan) carried_over_ = std::move(dirty);
+  // From the first consistent checkpoint on the backup may promote: from here on nothing leaves by
+  // itself.
+  co_return close_gate();
+}
+
+Task<Result<void>> PrimarySession::send_begin(EpochId epoch, EpochId base,
+                                              std::uint64_t dirty_pages) {
+  const std::uint64_t memory_pages = domain_.memory().size() / kPageBytes;
+  co_return co_await send(
+      FrameType::checkpoint_begin,
+      encode(CheckpointBegin{.protection = decisions_.protection(),
+                             .generation = decisions_.generation(),
+                             .epoch = epoch,
+                             .base = base,
+                             .memory_pages = memory_pages,
+                             .dirty_pages_expected = std::min(dirty_pages, memory_pages)}));
+}
+
+// --- one epoch ---
+
+Task<void> PrimarySession::capture(EpochId epoch, Upon upon) {
+  auto captured = co_await capture_steps(epoch, upon);
+  if (!captured) co_await give_up(epoch, captured.error());
+}
+
+// What was captured did not get away, or was not captured: the mirror is ahead of the backup, and
+// only a full copy helps.
+Task<void> PrimarySession::give_up(EpochId epoch, Error error) {
+  last_problem_ = error.message();
+  spdlog::warn("domain={} epoch={} checkpoint failed: {}", record_.name, epoch, last_problem_);
+  if (capture_ != nullptr) co_await capture_->abandon();
+  if (ended_) co_return;
+  if (decisions_.captured() < epoch) {
+    carry_out(decisions_.on_capture_failed(now()));
+  } else if (link_ != nullptr) {
+    link_->close();
+  }
+}
+
+Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
+  Pause pause;
+  const auto part = [&pause](PausePart which) -> double& {
+    return pause.parts[static_cast<std::size_t>(which)];
+  };
+
+  const Instant asked = now();
+  BOOST_OUTCOME_CO_TRY(co_await domain_.pause());
+  const Instant stopped = now();
+  part(PausePart::stop) = microseconds_between(asked, stopped);
+
+  // From here on the guest stands still: every way out must let it go on.
+  DirtySet dirty;
+  auto sealed =
+      gate_ == nullptr ? Result<void>(fail(ErrorCode::internal, "no gate")) : gate_->seal(epoch);
+  const Instant barred = now();
+  part(PausePart::barrier) = microseconds_between(stopped, barred);
+  if (sealed) sealed = domain_.take_dirty(dirty);
+  const Instant scanned = now();
+  part(PausePart::dirty_set) = microseconds_between(barred, scanned);
+  carried_over_ = merge(carried_over_, dirty);
+  if (!sealed) {
+    BOOST_OUTCOME_CO_TRY(co_await domain_.resume());
+    co_return sealed.error();
+  }
+
+  // The announcement of the checkpoint and its first batches leave while the rest is copied.
+  Result<void> copied = ok();
+  if (upon == Upon::epoch_before) {
+    capture_->begin(epoch);
+    copied = co_await send_begin(epoch, EpochId(epoch.value - 1), count_pages(carried_over_));
+  }
+  if (copied) copied = co_await capture_->copy(domain_.memory(), carried_over_);
+  const Instant copy_done = now();
+  part(PausePart::copy) = microseconds_between(scanned, copy_done);
+  if (!copied) {
+    BOOST_OUTCOME_CO_TRY(co_await domain_.resume());
+    co_return copied.error();
+  }
+
+  BOOST_OUTCOME_CO_TRY(const auto device_state, co_await domain_.save_device_state());
+  // A device may have finished a request while its state was saved (hypervisor/domain.h).
+  DirtySet late;
+  auto rest = domain_.take_dirty(late);
+  if (rest && domain_.tracking() == TrackingMethod::pagemap_scan && !late.empty()) {
+    carried_over_ = merge(carried_over_, late);
+    rest = co_await capture_->copy(domain_.memory(), late);
+  }
+  const Instant saved = now();
+  part(PausePart::device_state) = microseconds_between(copy_done, saved);
+  BOOST_OUTCOME_CO_TRY(co_await domain_.resume());
+  const Instant resumed = now();
+  part(PausePart::resume) = microseconds_between(saved, resumed);
+  if (!rest) co_return rest.error();
+
+  pauses_.add(pause);
+  const std::uint64_t looked_at = count_pages(carried_over_);
+  carried_over_.clear();
+  carry_out(decisions_.on_captured(resumed, epoch));
+
+  BOOST_OUTCOME_CO_TRY(const auto totals, co_await capture_->send_rest());
+  dirty_bytes_ +=
+      (domain_.tracking() == TrackingMethod::pagemap_scan ? looked_at : totals.pages) * kPageBytes;
+  BOOST_OUTCOME_CO_TRY(auto device_record, device_state_encoder_.encode(epoch, device_state));
+  BOOST_OUTCOME_CO_TRY(co_await send(FrameType::device_state, std::move(device_record)));
+  BOOST_OUTCOME_CO_TRY(
+      co_await send(FrameType::checkpoint_end,
+                    encode(CheckpointEnd{.epoch = epoch,
+                                         .batches = totals.batches,
+                                         .pages = totals.pages,
+                                         .chain = totals.chain,
+                                         .pause_us = static_cast<std::uint32_t>(pause.total_us()),
+                                         .learnt_addresses = learnt_addresses()})));
+  decisions_.on_sent(epoch);
+  co_return ok();
+}
+
+// What the backup announces after a promotion: each interface's addresses, in the order of the
+// interfaces.
+std::vector<std::byte> PrimarySession::learnt_addresses() const {
+  if (gate_ == nullptr) return {};
+  std::vector<std::vector<IpAddress>> addresses;
+  for (auto& learned : gate_->learned_addresses())
+    addresses.push_back(std::move(learned.addresses));
+  return encode_addresses(addresses);
+}
+
+// --- the operator, the peer, the domain ---
+
+Task<Result<void>> PrimarySession::solo() {
+  const auto self = shared_from_this();
+  BOOST_OUTCOME_CO_TRY(auto actions, decisions_.on_operator_solo(now()));
+  carry_out(std::move(actions));
+  const Instant limit = now() + std::chrono::seconds(5);
+  while (decisions_.state() != EpochPrimary::State::solo && !ended_ && now() < limit) {
+    co_await changed_.wait_until(limit);
+  }
+  if (decisions_.state() != EpochPrimary::State::solo) {
+    co_return fail(ErrorCode::failed, "the gate stays closed: {}", last_problem_);
+  }
+  co_return ok();
+}
+
+Task<Result<void>> PrimarySession::unprotect() {
+  const auto self = shared_from_this();
+  BOOST_OUTCOME_CO_TRY(auto actions, decisions_.on_unprotect(now()));
+  carry_out(std::move(actions));
+  const Instant limit = now() + std::chrono::seconds(8);
+  while (!ended_ && now() < limit) co_await changed_.wait_until(limit);
+  if (!ended_) {
+    co_return fail(ErrorCode::timed_out,
+                   "{} has not confirmed that its image is gone; output stays held", record_.peer);
+  }
+  co_return ok();
+}
+
+Task<void> PrimarySession::abandon() {
+  const auto self = shared_from_this();
+  if (ended_) co_return;
+  on_end_ = nullptr;
+  // The backup is told in the same breath, so that it does not promote what an operator has
+  // stopped.
+  const ProtectionEnd end{ProtectionEnd::Kind::discard, decisions_.protection(),
+                          "the domain was stopped"};
+  if (const auto link = link_; link != nullptr) {
+    co_await link->send(FrameType::protection_end, {}, encode(end));
+    co_await link->flush();
+  }
+  finish(PrimaryEnd::domain_gone);
+}
+
+void PrimarySession::retire() {
+  on_end_ = nullptr;
+  finish(PrimaryEnd::unprotected);
+}
+
+void PrimarySession::remove_gate() {
+  if (gate_ == nullptr) return;
+  if (auto opened = gate_->open(); !opened)
+    spdlog::error("domain={} removing the gate failed: {}", record_.name, opened.error().message());
+  gate_.reset();
+}
+
+void PrimarySession::set_interval(std::chrono::microseconds interval) {
+  record_.interval_us = static_cast<std::uint64_t>(interval.count());
+  decisions_.on_interval_changed(interval);
+  wake_.notify();
+}
+
+void PrimarySession::on_peer_news(const HeartbeatDomain& news, Instant echoed) {
+  if (ended_) return;
+  if (news.protection == decisions_.protection() && news.role == PeerRole::holding) {
+    carry_out(decisions_.on_peer_heard(now(), echoed));
+  } else if (news.generation > decisions_.generation()) {
+    carry_out(decisions_.on_peer_generation(now(), news.generation, news.role));
+  }
+}
+
+void PrimarySession::on_peer_reachable(std::string_view reason, bool reachable) {
+  peer_reason_ = reason;
+  peer_reachable_ = reachable;
+}
+
+Task<void> PrimarySession::on_domain_exit(const DomainExit& exit) {
+  const auto self = shared_from_this();
+  if (ended_) co_return;
+  const bool take_over = exit.kind == DomainExit::Kind::crashed && decisions_.exposed();
+  const ProtectionEnd end{
+      take_over ? ProtectionEnd::Kind::domain_died : ProtectionEnd::Kind::discard,
+      decisions_.protection(), exit.description};
+  if (const auto link = link_; link != nullptr) {
+    co_await link->send(FrameType::protection_end, {}, encode(end));
+    co_await link->flush();
+  }
+  finish(take_over ? PrimaryEnd::superseded : PrimaryEnd::domain_gone);
+}
+
+void PrimarySession::finish(PrimaryEnd end) {
+  if (ended_) return;
+  ended_ = true;
+  if (link_ != nullptr) link_->close();
+  if (gate_ != nullptr && end != PrimaryEnd::unprotected) {
+    // Nothing of this domain may be heard any more: what is held goes with the rules' last hour.
+    if (auto dropped = gate_->drop_held(); !dropped)
+      spdlog::error("domain={} {}", record_.name, dropped.error().message());
+  }
+  wake_.notify();
+  changed_.notify();
+  if (on_end_)
+    boost::asio::post(services_.executor, [self = shared_from_this(), end] {
+      if (self->on_end_) std::exchange(self->on_end_, nullptr)(end);
+    });
+}
+
+// --- status ---
+
+void PrimarySession::add_status(boost::json::object& status, Conditions& conditions) const {
+  using State = EpochPrimary::State;
+  const State state = decisions_.state();
+  std::string_view word = "synchronising";
+  if (state == State::protecting)
+    word = decisions_.acknowledged().value > 0 ? "protected" : "synchronising";
+  if (state == State::backup_lost) word = "backup_lost";
+  if (state == State::solo) word = "solo";
+  if (state == State::superseded) word = "superseded";
+  status["state"] = word;
+  status["mode"] = record_.mode;
+  status["peer"] = record_.peer;
+  status["epoch"] = decisions_.captured().value + 1;
+  status["committed_epoch"] = decisions_.acknowledged().value;
+  status["checkpoints"] = checkpoints_;
+  status["interval_us"] = decisions_.interval().count();
+  status["stretched"] = decisions_.stretched();
+  if (!pauses_.empty()) {
+    status["pause_ms"] = pauses_.summary_ms();
+    status["pause_parts_ms"] = pauses_.parts_ms();
+  }
+  boost::json::object gate = {{"state", gate_ == nullptr ? "open" : "closed"}};
+  if (gate_ != nullptr) {
+    const TrafficCounters counters = gate_->counters().total();
+    gate["held_frames"] = counters.held.frames;
+    gate["held_bytes"] = counters.held.bytes;
+    gate["released_frames"] = counters.released.frames;
+    gate["dropped_frames"] = counters.dropped.frames;
+  }
+  status["gate"] = std::move(gate);
+  status["bytes"] = {{"dirty", dirty_bytes_}, {"wire", wire_bytes_}};
+  if (progress_) {
+    const double seconds =
+        std::max(0.001, std::chrono::duration<double>(now() - progress_->started).count());
+    const double rate = static_cast<double>(progress_->bytes_sent) / seconds;
+    boost::json::object progress = {{"pages_sent", progress_->pages_sent},
+                                    {"pages_total", progress_->pages_total},
+                                    {"bytes_sent", progress_->bytes_sent},
+                                    {"rate_bytes_per_second", static_cast<std::uint64_t>(rate)},
+                                    {"round", progress_->round}};
+    if (progress_->pages_sent > 0 && progress_->round == 1) {
+      progress["eta_seconds"] =
+          seconds * static_cast<double>(progress_->pages_total - progress_->pages_sent) /
+          static_cast<double>(progress_->pages_sent);
+    }
+    status["synchronisation"] = std::move(progress);
+  }
+  update_conditions(conditions);
+}
+
+void PrimarySession::update_conditions(Conditions& conditions) const {
+  using State = EpochPrimary::State;
+  const std::string& peer = record_.peer;
+  switch (decisions_.state()) {
+    case State::protecting:
+      if (decisions_.acknowledged().value > 0) {
+        conditions.set(
+            "Protected", true, "Committing",
+            fmt::format("checkpoint {} is committed on {}", decisions_.acknowledged(), peer));
+        conditions.set("OutputFlowing", true, "Committing", "output follows each commit");
+        break;
+      }
+      [[fallthrough]];
+    case State::synchronising:
+      conditions.set("Protected", false, "Synchronising",
+                     fmt::format("memory is being copied to {}{}", peer,
+                                 last_problem_.empty() ? "" : "; last problem: " + last_problem_));
+      if (gate_ == nullptr) {
+        conditions.set("OutputFlowing", true, "GateOpen",
+                       "not protected yet, so output flows at once");
+      } else {
+        conditions.set("OutputFlowing", false, "BackupLost",
+                       "output is held until the copy is committed");
+      }
+      break;
+    case State::backup_lost:
+      conditions.set("Protected", false, "BackupLost",
+                     fmt::format("{} is lost: {}", peer,
+                                 last_problem_.empty() ? "link closed" : last_problem_));
+      conditions.set("OutputFlowing", false, "BackupLost",
+                     fmt::format("OUTPUT IS HELD until {} returns; if it is surely off, "
+                                 "`understudy solo {}` lets the domain speak alone",
+                                 peer, record_.name));
+      break;
+    case State::solo:
+      conditions.set("Protected", false, "Solo", "runs without a backup, by an operator's word");
+      conditions.set("OutputFlowing", true, "GateOpen", "the gate is open");
+      break;
+    case State::superseded:
+      conditions.set("Protected", false, "Superseded", fmt::format("{} runs this domain", peer));
+      conditions.set("OutputFlowing", false, "Superseded", "this copy is mute for ever");
+      break;
+    case State::ended:
+      break;
+  }
+  conditions.set("BackupReachable", peer_reachable_, peer_reason_,
+                 fmt::format("heartbeats of {}", peer));
+  if (progress_) {
+    const bool moving = now() - progress_->last_progress < kStalledAfter;
+    conditions.set("Progressing", moving, moving ? "Moving" : "Stalled",
+                   fmt::format("round {}, {} of {} pages", progress_->round, progress_->pages_sent,
+                               progress_->pages_total));
+  } else {
+    conditions.remove("Progressing");
+  }
+  conditions.set("KeepingUp", !decisions_.stretched(),
+                 decisions_.stretched() ? "Stretched" : "OnTime",
+                 decisions_.stretched()
+                     ? "epochs last longer than asked: the link or the backup does not keep up"
+                     : "epochs end on time");
+  const bool fast = domain_.tracking() == TrackingMethod::pagemap_scan;
+  conditions.set("FastTracking", fast, fast ? "PagemapScan" : "FullCompare",
+                 fast ? "the kernel reports written pages" : domain_.tracking_reason());
+}
+
+}  // namespace understudy

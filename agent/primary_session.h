@@ -1,0 +1,158 @@
+// The primary's side of one protection: does what EpochPrimary decides.
+//
+// Intuition: EpochPrimary (checkpoint/) says *what* and *when*; this file knows *how*. Two
+// coroutines share the work, on one thread:
+//
+//   drive()      waits for the next deadline or a wake-up, and carries out the long actions one
+//   after another:
+//                synchronise, capture, persist, destroy
+//   keep_link()  keeps a bulk link to the backup, tells the decisions when it comes and goes, and
+//   takes
+//                in acknowledgements
+//
+// Short actions (release, open, report) are done at once, where they arise: an acknowledgement that
+// comes in while a capture is being sent releases its epoch without waiting for anything.
+//
+// Awkward cases:
+// - The link dies in the middle of a capture: the sink fails, the capture is abandoned, the guest
+// has been
+//   resumed in any case, and what was dirty is kept for the full copy that follows.
+// - The domain dies: the backup is told to take over, because its image is good and ours is gone.
+// - Whatever ends this session leaves the gate closed, unless the decisions said to open it.
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "agent/conditions.h"
+#include "agent/host_services.h"
+#include "agent/pause_statistics.h"
+#include "agent/protection_messages.h"
+#include "agent/signal.h"
+#include "checkpoint/checkpoint_encoder.h"
+#include "checkpoint/device_state.h"
+#include "checkpoint/epoch_primary.h"
+#include "netbuffer/output_gate.h"
+
+namespace understudy {
+
+/// How a session ended: what the agent does with the domain next.
+enum class PrimaryEnd {
+  unprotected,  ///< The gate is open, the domain runs on alone, the backup holds nothing.
+  superseded,   ///< The domain runs elsewhere; ours is destroyed.
+  domain_gone,  ///< The domain ended by itself or was stopped.
+};
+
+/// One protection on the primary. Made with std::make_shared; its coroutines keep it alive until it
+/// ended.
+class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
+ public:
+  using EndHandler = std::function<void(PrimaryEnd)>;
+
+  /// `domain` and `record` belong to the agent and outlive the session. `record` is already saved
+  /// with this protection. `taken_up_again`: an earlier run of the agent left the domain protected,
+  /// its gate closed.
+  PrimarySession(const HostServices& services, Domain& domain, DomainRecord& record,
+                 bool taken_up_again);
+  ~PrimarySession();
+  PrimarySession(const PrimarySession&) = delete;
+  PrimarySession& operator=(const PrimarySession&) = delete;
+
+  /// Begins. `on_end` is called once, from the agent's thread.
+  void start(EndHandler on_end);
+
+  /// The operator's word that the backup will not run the domain (docs/failure-model.md). Returns
+  /// when the gate is open.
+  Task<Result<void>> solo();
+  /// Ends the protection with the backup's consent. Returns when the gate is open.
+  Task<Result<void>> unprotect();
+  /// Ends the session because the domain is being stopped; the backup is told. The gate stays
+  /// closed: see remove_gate().
+  Task<void> abandon();
+  /// Ends a session whose gate is open (solo) without another word; `on_end` is not called.
+  void retire();
+  /// Takes the gate's rules out of the kernel, once the domain that they held is destroyed.
+  void remove_gate();
+  /// Takes effect from the next epoch on.
+  void set_interval(std::chrono::microseconds interval);
+
+  /// A heartbeat of the peer says what it is to the domain, and echoes one of ours sent at
+  /// `echoed`.
+  void on_peer_news(const HeartbeatDomain& news, Instant echoed);
+  /// The peer was declared dead, or lives again: for status only, the gate does not care.
+  void on_peer_reachable(std::string_view reason, bool reachable);
+  /// The domain's process ended by itself.
+  Task<void> on_domain_exit(const DomainExit& exit);
+
+  /// Adds what this side knows to the domain's status object (docs/api.md, "The domain object").
+  void add_status(boost::json::object& status, Conditions& conditions) const;
+  [[nodiscard]] const EpochPrimary& decisions() const { return decisions_; }
+  [[nodiscard]] const PauseStatistics& pauses() const { return pauses_; }
+
+ private:
+  struct SyncProgress {
+    std::uint64_t pages_sent = 0;
+    std::uint64_t pages_total = 0;
+    std::uint64_t bytes_sent = 0;
+    unsigned round = 0;
+    Instant started;
+    Instant last_progress;
+  };
+
+  Task<void> drive();
+  Task<void> keep_link();
+  Task<void> serve_link(std::shared_ptr<transport::Link> link);
+  /// Takes the decisions' actions: short ones at once, long ones to the queue.
+  void carry_out(EpochPrimary::Actions actions);
+  void report(const EpochPrimary::Report& report);
+  Task<void> perform(EpochPrimary::Action action);
+
+  Task<void> synchronise(EpochId epoch);
+  Task<Result<void>> precopy(EpochId epoch);
+  /// What a paused capture completes: the epoch's own checkpoint upon the one before, or a complete
+  /// copy under way.
+  enum class Upon { epoch_before, this_copy };
+  Task<void> capture(EpochId epoch, Upon upon);
+  Task<Result<void>> capture_steps(EpochId epoch, Upon upon);
+  Task<void> give_up(EpochId epoch, Error error);
+  Task<Result<void>> send_begin(EpochId epoch, EpochId base, std::uint64_t dirty_pages);
+  Task<Result<void>> send(transport::FrameType type, std::vector<std::byte> payload);
+  Result<void> close_gate();
+  [[nodiscard]] std::vector<std::byte> learnt_addresses() const;
+  void finish(PrimaryEnd end);
+  void update_conditions(Conditions& conditions) const;
+
+  HostServices services_;
+  Domain& domain_;
+  DomainRecord& record_;
+  EpochPrimary decisions_;
+  EndHandler on_end_;
+  Signal wake_;
+  Signal changed_;  ///< Notified whenever the decisions' state may have changed: solo() and
+                    ///< unprotect() wait for it.
+  std::deque<EpochPrimary::Action> pending_;
+  bool ended_ = false;
+
+  std::shared_ptr<transport::Link> link_;
+  std::unique_ptr<OutputGate> gate_;
+  std::shared_ptr<Mirror> mirror_;
+  std::unique_ptr<CheckpointCapture> capture_;
+  DeviceStateEncoder device_state_encoder_;
+  DirtySet carried_over_;  ///< Pages that a failed epoch took out of the log.
+
+  PauseStatistics pauses_;
+  std::optional<SyncProgress> progress_;
+  std::uint64_t checkpoints_ = 0;
+  std::uint64_t dirty_bytes_ = 0;
+  std::uint64_t wire_bytes_ = 0;
+  std::string peer_reason_ = "NeverSeen";
+  std::optional<bool> peer_reachable_;
+  std::string last_problem_;
+};
+
+}  // namespace understudy
