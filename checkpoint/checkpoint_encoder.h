@@ -57,8 +57,8 @@ struct CaptureTotals {
 };
 
 /// Captures one domain's checkpoints, one after another. All calls come from one executor's thread;
-/// only the encoding runs elsewhere. May be destroyed at any time between calls: work still on the
-/// pool keeps what it needs.
+/// only the encoding runs elsewhere. May be destroyed at any time between calls, which abandons;
+/// the executor and the pool must still be there then.
 class CheckpointCapture {
  public:
   /// `executor` is where the calls come from (single-threaded); `workers` the pool that encodes.
@@ -83,8 +83,10 @@ class CheckpointCapture {
   /// follow.
   Task<Result<CaptureTotals>> send_rest();
 
-  /// Gives up the checkpoint: waits for workers that are at work and forgets everything.
-  Task<void> abandon();
+  /// Gives up the checkpoint and forgets everything. Blocks until no worker is at work on it any
+  /// more, a few milliseconds at most; afterwards the mirror may be reset. No copy() or send_rest()
+  /// may be under way.
+  void abandon();
 
  private:
   struct State;

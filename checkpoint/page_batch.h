@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/ids.h"
@@ -73,8 +74,8 @@ class PageBatchEncoder {
   std::span<const std::byte> encode(EpochId epoch, std::span<const StagedPage> pages,
                                     Mirror& mirror);
 
-  /// Sums over all calls so far.
-  [[nodiscard]] const EncodeStatistics& statistics() const { return statistics_; }
+  /// Sums over all calls since the last take_statistics().
+  EncodeStatistics take_statistics() { return std::exchange(statistics_, {}); }
 
  private:
   struct Buffers;

@@ -11,10 +11,8 @@
 // protected from outside without a trap in its process.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -76,7 +74,8 @@ class StagingChunk {
   Slot* slot_ = nullptr;
 };
 
-/// A fixed number of chunks, all of them in resident memory. Thread-safe.
+/// A fixed number of chunks, all of them in resident memory. Thread-safe. One for each capture: who
+/// waits for a chunk must be able to count on its own workers to return one.
 class StagingArena {
  public:
   /// Enough for 8,192 dirty pages (32 MiB).
@@ -89,10 +88,6 @@ class StagingArena {
   [[nodiscard]] std::optional<StagingChunk> try_acquire();
   [[nodiscard]] std::size_t chunks() const;
   [[nodiscard]] std::size_t chunks_free() const;
-
-  /// `returned` is called after each return of a chunk, on the thread that returned it. At most one
-  /// listener; set it while no chunk is in use.
-  void on_return(std::function<void()> returned);
 
  private:
   explicit StagingArena(std::shared_ptr<StagingChunk::Pool> pool);
