@@ -978,7 +978,8 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
                   .peer = peer,
                   .mode = begin.mode,
                   .interval_us = begin.interval_us,
-                  .config = begin.config};
+                  .config = begin.config,
+                  .runtime = nullptr};
   entry.busy = true;
   entry.starting = true;
   entries_[begin.domain] = std::move(owned);

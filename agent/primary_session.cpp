@@ -407,7 +407,8 @@ Task<Result<void>> PrimarySession::precopy(EpochId epoch) {
       progress_->pages_sent += slice_pages;
       progress_->last_progress = now();
     }
-    BOOST_OUTCOME_CO_TRY(co_await capture_->send_rest());
+    BOOST_OUTCOME_CO_TRY(const auto sent_so_far, co_await capture_->send_rest());
+    spdlog::debug("domain={} pre-copy round={} pages={}", record_.name, round.number, sent_so_far.pages);
     round.dirty_pages_before = round.dirty_pages;
     // A full compare would report all memory again and again: one live pass is all that it gives.
     if (domain_.tracking() == TrackingMethod::full_compare) break;
@@ -444,7 +445,9 @@ Task<void> PrimarySession::capture(EpochId epoch, Upon upon) {
 Task<void> PrimarySession::give_up(EpochId epoch, Error error) {
   last_problem_ = error.message();
   spdlog::warn("domain={} epoch={} checkpoint failed: {}", record_.name, epoch, last_problem_);
-  if (capture_ != nullptr) co_await capture_->abandon();
+  if (capture_ != nullptr) {
+    capture_->abandon();
+  }
   if (ended_) co_return;
   if (decisions_.captured() < epoch) {
     carry_out(decisions_.on_capture_failed(now()));
