@@ -21,6 +21,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -95,6 +96,9 @@ class FrameDecoder {
   /// `payload_bytes_max`: payloads above it are refused before memory is taken for them.
   explicit FrameDecoder(std::size_t payload_bytes_max);
 
+  /// Changes the limit for the frames whose headers have not arrived yet.
+  void set_payload_bytes_max(std::size_t payload_bytes_max);
+
   /// Takes octets as they came off the wire, in order. Frames that they complete are kept until
   /// `next` takes them, so feed no more than you are willing to hold.
   void feed(std::span<const std::byte> octets);
@@ -116,20 +120,19 @@ class FrameDecoder {
   [[nodiscard]] std::uint64_t skipped() const { return skipped_; }
 
  private:
+  std::span<std::byte> current_space();
   void on_header();
   void on_payload();
   void refuse(Error error);
 
-  std::size_t payload_bytes_max_;
+  std::size_t payload_bytes_max_ = 0;
   std::array<std::byte, kFrameHeaderBytes> header_{};
-  std::size_t header_bytes_ = 0;
-  std::vector<std::byte> payload_;
+  std::size_t header_bytes_ = 0;    // octets of header_ that have arrived
+  std::vector<std::byte> payload_;  // sized by the header
   std::size_t payload_bytes_ = 0;   // octets of payload_ that have arrived
-  std::size_t payload_length_ = 0;  // octets that the header promised
   std::uint64_t expected_sequence_ = 1;
   std::uint64_t skipped_ = 0;
-  std::vector<Frame> ready_;
-  std::size_t ready_taken_ = 0;
+  std::deque<Frame> ready_;  // whole, verified, not yet taken
   std::optional<Error> broken_;
 };
 

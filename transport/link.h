@@ -122,6 +122,10 @@ class Link {
   Task<void> say_goodbye(std::string reason,
                          std::chrono::milliseconds limit = std::chrono::milliseconds(1000));
 
+  /// The same with a `refusal`: the peer's receive ends with `reason`, its code included.
+  Task<void> refuse(Error reason,
+                    std::chrono::milliseconds limit = std::chrono::milliseconds(1000));
+
   /// Ends the link now; what is queued is lost. Safe to call again.
   void close();
 
