@@ -1,0 +1,234 @@
+// check, protect, unprotect, set: how a domain gets a backup, keeps it, and gives it up.
+#include "cli/json_view.h"
+#include "cli/progress.h"
+#include "cli/table.h"
+#include "cli/verbs_common.h"
+
+namespace understudy::cli {
+namespace {
+
+namespace json = boost::json;
+
+Result<Microseconds> interval_from(const Arguments& arguments) {
+  return parse_duration_between("--interval", arguments.text("--interval"),
+                                std::chrono::milliseconds(1), std::chrono::seconds(10));
+}
+
+Result<int> check(Session& session, const Arguments& arguments) {
+  const std::string name = arguments.text("NAME");
+  BOOST_OUTCOME_TRY(const std::string target, domain_target(name, "/check"));
+  BOOST_OUTCOME_TRY(const std::string host, checked_name(arguments.text("--to")));
+  json::object body{{"to", host}};
+  if (arguments.has("--mode")) {
+    body["mode"] = arguments.text("--mode");
+  }
+  BOOST_OUTCOME_TRY(const Reply reply,
+                    session.client.post(target, body, Patience::asks_other_host));
+  std::size_t warnings = 0;
+  std::size_t refusals = 0;
+  Table table({"RESULT", "SUBJECT", "FINDING"});
+  for (const json::object* finding : objects_at(reply.json, "findings")) {
+    const std::string severity = text_at(*finding, "severity");
+    warnings += severity == "warning" ? 1 : 0;
+    refusals += severity == "refusal" ? 1 : 0;
+    const Colour colour = severity == "ok"        ? Colour::good
+                          : severity == "warning" ? Colour::warning
+                                                  : Colour::bad;
+    table.add({{severity, colour}, {text_at(*finding, "subject")}, {text_at(*finding, "message")}});
+  }
+  const bool possible = refusals == 0 && bool_at(reply.json, "ok").value_or(true);
+  if (wants_json(arguments)) {
+    print_json(session, reply);
+  } else {
+    session.terminal.out(table.render(session.terminal));
+    session.terminal.talk(fmt::format(
+        "{} {} be protected on {}: {} refusal{}, {} warning{}\n", name, possible ? "can" : "cannot",
+        host, refusals, refusals == 1 ? "" : "s", warnings, warnings == 1 ? "" : "s"));
+  }
+  return possible ? 0 : 1;
+}
+
+/// Why protection ended before it began, from the events; empty if they do not say.
+std::string reason_of_failure(Session& session, const std::string& name) {
+  const Result<Reply> events =
+      session.client.get(fmt::format("/v1/events?domain={}&limit=50", name));
+  if (!events) {
+    return {};
+  }
+  std::string reason;
+  for (const json::object* event : objects_at(events.value().json, "events")) {
+    if (text_at(*event, "kind") == "protection_failed") {
+      reason = text_at(*event, "message");
+    }
+  }
+  return reason;
+}
+
+Result<int> wait_for_protection(Session& session, const Arguments& arguments,
+                                const Interrupt& interrupt, const std::string& name,
+                                const std::string& host) {
+  const auto begin = std::chrono::steady_clock::now();
+  BOOST_OUTCOME_TRY(const Waited waited,
+                    wait_while(session, interrupt, name, {"starting", "synchronising"}));
+  if (waited.end != Waited::End::reached) {
+    session.terminal.talk(fmt::format(
+        "{}; the synchronisation of {} goes on.\n"
+        "Watch it with 'understudy status {} --watch', end it with 'understudy unprotect {}'.\n",
+        waited.end == Waited::End::interrupted ? "No longer waiting" : "Not done in time", name,
+        name, name));
+    return waited.end == Waited::End::interrupted ? interrupted_status
+                                                  : static_cast<int>(ErrorCode::timed_out);
+  }
+  const std::string state = text_at(waited.domain.json, "state");
+  if (wants_json(arguments)) {
+    print_json(session, waited.domain);
+  }
+  if (state == "protected") {
+    const auto took =
+        std::chrono::duration_cast<Microseconds>(std::chrono::steady_clock::now() - begin);
+    session.terminal.talk(
+        fmt::format("{} is protected on {} after {}\n", name, host, format_duration(took)));
+    return 0;
+  }
+  const std::string reason = reason_of_failure(session, name);
+  if (state == "running") {
+    return fail(ErrorCode::failed, "{} is not protected: {}", name,
+                reason.empty() ? "see 'understudy events " + name + "'" : reason);
+  }
+  return fail(ErrorCode::failed, "{} is {} now: see 'understudy status {}'", name, state, name);
+}
+
+Result<int> protect(Session& session, const Arguments& arguments) {
+  const std::string name = arguments.text("NAME");
+  BOOST_OUTCOME_TRY(const std::string target, domain_target(name, "/protect"));
+  BOOST_OUTCOME_TRY(const std::string host, checked_name(arguments.text("--to")));
+  if (arguments.has("--wait") && arguments.has("--no-wait")) {
+    return fail(ErrorCode::usage, "--wait and --no-wait exclude each other");
+  }
+  json::object body{{"to", host}, {"mode", arguments.text("--mode", "remus")}};
+  if (arguments.has("--interval")) {
+    BOOST_OUTCOME_TRY(const Microseconds interval, interval_from(arguments));
+    body["interval_us"] = interval.count();
+  }
+  const Interrupt interrupt;
+  const Result<Reply> begun = session.client.cancelled_by(interrupt.descriptor())
+                                  .post(target, body, Patience::asks_other_host);
+  if (interrupt.raised()) {
+    session.terminal.talk(fmt::format(
+        "Interrupted while asking. Whether protection began is shown by 'understudy status {}'.\n",
+        name));
+    return interrupted_status;
+  }
+  if (!begun) {
+    return begun.error();
+  }
+  if (arguments.has("--no-wait")) {
+    if (wants_json(arguments)) {
+      print_json(session, begun.value());
+    }
+    session.terminal.talk(fmt::format(
+        "{} is being synchronised with {}; watch it with 'understudy status {} --watch'\n", name,
+        host, name));
+    return 0;
+  }
+  return wait_for_protection(session, arguments, interrupt, name, host);
+}
+
+Result<int> unprotect(Session& session, const Arguments& arguments) {
+  const std::string name = arguments.text("NAME");
+  BOOST_OUTCOME_TRY(const std::string target, domain_target(name, "/unprotect"));
+  BOOST_OUTCOME_TRY(session.client.post(target, {}, Patience::asks_other_host));
+  session.terminal.talk(fmt::format("{} runs on without a backup; its output flows\n", name));
+  return 0;
+}
+
+Result<int> set(Session& session, const Arguments& arguments) {
+  const std::string name = arguments.text("NAME");
+  BOOST_OUTCOME_TRY(const std::string target, domain_target(name, "/set"));
+  BOOST_OUTCOME_TRY(const Microseconds interval, interval_from(arguments));
+  BOOST_OUTCOME_TRY(session.client.post(target, {{"interval_us", interval.count()}}));
+  session.terminal.talk(
+      fmt::format("{}: epochs last {} from the next one on\n", name, format_duration(interval)));
+  return 0;
+}
+
+Option mode_option() {
+  return {
+      .flags = "--mode",
+      .value = "MODE",
+      .help = "When output is released: with the commit of the epoch that made it (the default)",
+      .choices = {"remus"}};
+}
+
+Option interval_option(bool required) {
+  return {.flags = "--interval",
+          .value = "TIME",
+          .help = required ? "How long an epoch lasts, from 1ms to 10s"
+                           : "How long an epoch lasts, from 1ms to 10s. Default: 25ms",
+          .required = required};
+}
+
+}  // namespace
+
+CommandFamily protection_verbs() {
+  return {
+      "Protection",
+      {
+          {.path = "check",
+           .summary = "See what would keep a domain from being protected",
+           .description = "Asks both hosts everything that 'protect' needs: memory, CPU features, "
+                          "versions, bridge, kernel features, link. Touches nothing.",
+           .positionals = {domain_positional()},
+           .options = {to_option(), mode_option(), output_option()},
+           .exits = {{0, "nothing stands in the way; there may be warnings"},
+                     {1, "at least one refusal"}},
+           .examples = {{"understudy check web1 --to hostB", "Before anything is touched"}},
+           .run = check},
+          {.path = "protect",
+           .summary = "Give a domain a backup on another host",
+           .description =
+               "Runs the checks, copies the domain's memory to the other host while it runs, then "
+               "renews the image with every epoch. From then on output leaves the domain only when "
+               "the "
+               "epoch that made it is committed on the backup.\n\nThe first copy is waited for, "
+               "and its "
+               "progress shown. Ctrl-C ends the waiting, not the work.",
+           .positionals = {domain_positional()},
+           .options =
+               {to_option(),
+                mode_option(),
+                interval_option(false),
+                {.flags = "--wait",
+                 .value = "",
+                 .help = "Wait until it is protected (the default)"},
+                {.flags = "--no-wait", .value = "", .help = "Return once the work has begun"},
+                output_option()},
+           .exits = {{1, "a check refused it, or the synchronisation failed; the message says why"},
+                     {108, "it is protected already"},
+                     {124, "not done within --timeout; the synchronisation goes on"},
+                     {130, "Ctrl-C; the synchronisation goes on"}},
+           .examples = {{"understudy protect web1 --to hostB", "Protect web1 and wait for it"},
+                        {"understudy protect web1 --to hostB --interval 10ms --no-wait",
+                         "Shorter epochs (quicker answers, more work), and do not wait"}},
+           .run = protect},
+          {.path = "unprotect",
+           .summary = "Give up a domain's backup",
+           .description =
+               "The backup drops its image and the domain runs on, its output free. Where the "
+               "backup cannot be reached this is refused; see 'understudy help solo'.",
+           .positionals = {domain_positional()},
+           .exits = {{107, "the backup cannot be reached: 'understudy solo' is the verb for that"}},
+           .examples = {{"understudy unprotect web1", "Before maintenance of the backup"}},
+           .run = unprotect},
+          {.path = "set",
+           .summary = "Change how a protected domain is replicated",
+           .description = "Takes effect with the next epoch.",
+           .positionals = {domain_positional()},
+           .options = {interval_option(true)},
+           .examples = {{"understudy set web1 --interval 50ms",
+                         "Longer epochs: less work, later answers"}},
+           .run = set},
+      }};
+}
+
+}  // namespace understudy::cli
