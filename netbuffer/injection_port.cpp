@@ -1,0 +1,44 @@
+#include "netbuffer/injection_port.h"
+
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace understudy::netbuffer {
+
+Result<InjectionPort> InjectionPort::create(NetlinkSocket& route, const BridgePort& like) {
+  UniqueFd tap(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  if (!tap.valid()) {
+    if (errno == ENOENT || errno == ENODEV) {
+      return fail(ErrorCode::unavailable,
+                  "no /dev/net/tun: the kernel needs TAP devices (module tun, CONFIG_TUN)");
+    }
+    return system_error(errno, "open /dev/net/tun");
+  }
+  ifreq request{};
+  std::strncpy(request.ifr_name, "us-inject%d", IFNAMSIZ - 1);
+  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  if (::ioctl(tap.get(), TUNSETIFF, &request) < 0) {
+    return system_error(errno, "make a TAP device for released frames");
+  }
+  std::string device = request.ifr_name;
+  // Otherwise the bridge would lose its own offloads to a port that lacks them.
+  ::ioctl(tap.get(), TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6);
+  BOOST_OUTCOME_TRY(const unsigned index, index_of_device(device));
+  BOOST_OUTCOME_TRY(add_entry_port(route, index, device, like));
+  return InjectionPort(std::move(tap), std::move(device));
+}
+
+Result<void> InjectionPort::inject(std::span<const std::uint8_t> header_and_frame) {
+  while (::write(tap_.get(), header_and_frame.data(), header_and_frame.size()) < 0) {
+    if (errno == EINTR) continue;
+    return system_error(errno, fmt::format("put a held frame back in by {}", device_));
+  }
+  return ok();
+}
+
+}  // namespace understudy::netbuffer
