@@ -1,0 +1,111 @@
+// Two hosts, a network and a client in one thread, from one seed.
+//
+// Each host runs the very machines of the product (EpochPrimary, EpochBackup, FailureDetector,
+// Promotion); what the agent does around them with sockets, disks and a hypervisor is done here
+// with events on a simulated clock. First comes a safety phase in which anything may break, then
+// everything is repaired and the world must become whole again: output flows, and the domain is
+// protected. At every moment the Oracle watches.
+//
+// The two hosts' clocks differ in origin and in rate (up to 10 % each). A bulk connection keeps
+// order and loses its tail when it breaks; while its direction is cut its messages wait, as TCP's
+// do, and may come late. Heartbeats are lost, delayed and overtake each other.
+//
+// Not modelled: bytes (the wire format has fuzz targets of its own), wrong content on the wire,
+// disks that lie, a stall between the decision to release and the system call, the client
+// network's own faults (TCP above it is there for that), more than two hosts.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace understudy::sim {
+
+/// A wrong rule put in on purpose: the checkers must find each.
+enum class Canary {
+  none,
+  release_when_sent,           ///< Release at send instead of at acknowledgement.
+  acknowledge_before_whole,    ///< The backup acknowledges at the first record.
+  acknowledge_after_decision,  ///< The backup goes on acknowledging while it promotes.
+  open_by_timeout,             ///< The primary opens its gate after a while without a backup.
+  trust_old_acknowledgements,  ///< No lease: an acknowledgement of any age releases.
+  apply_half,                  ///< A broken-off checkpoint's pages go to the image all the same.
+  forget_generation,           ///< The generation does not survive a crash.
+  unprotect_unconfirmed,       ///< The gate opens when unprotect is asked, not when confirmed.
+};
+
+enum class Fault {
+  crash,           ///< The host loses power and comes back later.
+  restart_agent,   ///< The agent is killed and comes back; the domain lives on.
+  stall,           ///< The agent is stopped for a while (SIGSTOP), the domain is not.
+  break_link,      ///< The bulk connection breaks.
+  cut_one_way,     ///< Nothing from this host reaches the other for a while.
+  cut_both_ways,   ///< A partition.
+  slow_link,       ///< What this host sends takes long.
+  lose_heartbeats  ///< Heartbeats of this host are lost, bulk data is not.
+};
+inline constexpr int kFaults = 8;
+
+/// Rare things that a set of schedules is asked to have reached.
+enum class Reached {
+  promotion,
+  promotion_of_living_primary,
+  promotion_by_hand,
+  promotion_failed,
+  second_promotion,
+  image_incomplete,
+  superseded,
+  newer_copy_lost,
+  peer_promoting,
+  stretched,
+  lease_withheld_output,
+  commit_learnt_at_hello,
+  continued_without_copy,
+  incremental_copy,
+  full_copy,
+  capture_failed,
+  capture_gave_up,
+  captured_for_dead_link,
+  checkpoint_dropped,
+  backup_refused,
+  acknowledgement_refused,
+  image_outdated,
+  went_solo,
+  unprotected,
+  unprotect_confirmed_by_hello,
+  taken_up_again,
+  own_stall_noticed,
+  domain_lost_to_two_faults,
+};
+inline constexpr std::size_t kReached = 28;
+std::string_view name_of(Reached what);
+
+struct Options {
+  std::uint64_t seed = 1;
+  Canary canary = Canary::none;
+  /// Faults, operators and odd delays at random; else only the `planned` fault, in a calm world.
+  bool random_faults = true;
+  /// Strike `host` with `fault` just before its `step`-th event.
+  struct Planned {
+    Fault fault = Fault::crash;
+    int host = 0;
+    std::uint64_t step = 0;
+  };
+  std::optional<Planned> planned;
+  bool trace = false;  ///< Tell on stdout what happens.
+};
+
+struct Outcome {
+  std::string violation;  ///< Empty if all went well.
+  std::array<std::uint32_t, kReached> reached{};
+  std::array<std::uint64_t, 2> steps{};  ///< Events on each host.
+  std::uint64_t released = 0;            ///< Frames that the client got.
+  std::uint64_t trace_digest = 0;        ///< Equal for equal runs.
+};
+
+/// Runs one schedule from beginning to end. Equal options give equal outcomes.
+Outcome run(const Options& options);
+
+}  // namespace understudy::sim
