@@ -106,7 +106,7 @@ TEST_F(Capture, a_dirty_set_larger_than_arena_and_limit_goes_through_both) {
 TEST_F(Capture, many_epochs_of_scattered_pages) {
   make_capture(4);
   std::mt19937_64 random(1);
-  for (std::uint64_t epoch = 1; epoch < 60; ++epoch) {
+  for (std::uint64_t epoch = 1; epoch < 25; ++epoch) {
     DirtySet dirty;
     for (std::uint64_t page = random() % 9; page < kPages; page += 1 + random() % 9) {
       memory_.change(page, static_cast<Write>(random() % test::kWrites), random());
@@ -139,7 +139,7 @@ TEST_F(Capture, no_dirty_pages_make_an_empty_checkpoint) {
 
 TEST_F(Capture, a_page_that_is_dirty_again_within_the_pause_arrives_in_its_last_state) {
   make_capture(16);
-  for (std::uint64_t epoch = 1; epoch < 50; ++epoch) {
+  for (std::uint64_t epoch = 1; epoch < 20; ++epoch) {
     change_all(Write::octet, epoch);
     capture_->begin(EpochId(epoch));
     ASSERT_TRUE(run(capture_->copy(memory_.bytes(), DirtySet{{0, 1000}})));
@@ -199,7 +199,7 @@ TEST_F(Capture, the_link_breaks_at_the_nth_batch_and_a_new_synchronisation_heals
 
 TEST_F(Capture, may_go_at_any_time_while_workers_work) {
   change_all(Write::random, 1);
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 10; ++round) {
     make_capture(16);
     capture_->begin(EpochId(1));
     ASSERT_TRUE(run(capture_->copy(memory_.bytes(), DirtySet{{0, kPages}})));

@@ -47,7 +47,10 @@ class Memory {
         std::memset(target, 0, kPageBytes);
         return;
       case Write::random:
-        for (std::size_t i = 0; i < kPageBytes; ++i) target[i] = static_cast<std::byte>(random());
+        for (std::size_t i = 0; i < kPageBytes; i += 8) {
+          const std::uint64_t word = random();
+          std::memcpy(target + i, &word, sizeof(word));
+        }
         return;
       case Write::octet: {
         std::byte& octet = target[random() % kPageBytes];
