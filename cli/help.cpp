@@ -117,8 +117,8 @@ std::string usage_line(const Command& command) {
 
 std::string overview() {
   std::string text =
-      "understudy keeps virtual machines alive when their host dies: a second host holds\n"
-      "an up-to-date image of each, and resumes it when the first one fails.\n\n"
+      "understudy keeps virtual machines alive when their host dies: a second host\n"
+      "holds an up-to-date image of each, and resumes it when the first one fails.\n\n"
       "Usage: understudy COMMAND [ARGUMENTS] [OPTIONS]\n";
   for (const CommandFamily& family : command_table()) {
     text += "\n" + family.title + "\n";
@@ -151,7 +151,7 @@ std::string group_overview(const std::string& group) {
 }
 
 std::string command_help(const Command& command) {
-  std::string text = "understudy " + command.path + ": " + command.summary + "\n\n";
+  std::string text = fill("understudy " + command.path + ": " + command.summary, 0) + "\n";
   std::string usage = fill(usage_line(command), 9);
   usage.replace(0, 7, "Usage: ");
   usage.erase(7, 2);

@@ -60,7 +60,7 @@ struct Parser {
         for (const Positional& positional : command.positionals) {
           Slot& slot = slots[{command.path, positional.name}];
           slot.option = place.add_option(positional.name, slot.values);
-          slot.option->expected(0, 1);
+          slot.option->expected(1)->allow_extra_args(false);
         }
       }
     }

@@ -23,14 +23,14 @@ bool letter_or_digit(char letter) {
 
 Result<std::string> checked_name(const std::string& name) {
   const bool allowed =
-      !name.empty() && name.size() <= 64 && letter_or_digit(name.front()) &&
+      !name.empty() && name.size() <= 64 && name.front() != '.' && name.front() != '-' &&
       std::all_of(name.begin(), name.end(), [](char letter) {
         return letter_or_digit(letter) || letter == '.' || letter == '_' || letter == '-';
       });
   if (!allowed) {
     return fail(
         ErrorCode::usage,
-        "'{}' is not a name: 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first",
+        "'{}' is not a name: 1 to 64 letters, digits, '.', '_' or '-', neither dot nor dash first",
         printable(name));
   }
   return name;

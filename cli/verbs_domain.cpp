@@ -45,7 +45,7 @@ Result<int> start(Session& session, const Arguments& arguments) {
   const std::string path = arguments.text("FILE");
   std::string text;
   std::error_code error;
-  // The agent takes relative paths in the file as relative to the file, so it needs the whole path.
+  // The agent has another working directory: messages and records name the whole path.
   std::string name = std::filesystem::absolute(path, error).lexically_normal().string();
   if (path == "-") {
     BOOST_OUTCOME_TRY(text, session.terminal.read_all(config_bytes_max));
@@ -128,7 +128,7 @@ CommandFamily domain_verbs() {
            .summary = "Start a domain from its file",
            .description =
                "The file is TOML: name, memory, vcpus, kernel and initrd or image, network "
-               "interfaces. Relative paths in it start from its folder. The domain runs "
+               "interfaces; see understudy.toml(5), DOMAIN FILES. The domain runs "
                "unprotected until 'understudy protect'.",
            .positionals = {{.name = "FILE",
                             .help = "The domain's file; '-' reads it from standard input",
