@@ -95,19 +95,26 @@ std::vector<pid_t> processes_in(const std::string& name) {
 
 Result<void> signal_all_in(const std::string& name, int signal_number) {
   const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  std::vector<pid_t> before;
   while (true) {
     const std::vector<pid_t> pids = processes_in(name);
     for (const pid_t pid : pids) {
       kill(pid, signal_number);
     }
-    if (signal_number != SIGKILL || pids.empty()) {
+    // A process may have been born while the others got their signal: look again until there is no
+    // newcomer (or, when killing, nobody at all).
+    if (pids.empty() || (signal_number != SIGKILL && pids == before)) {
       return ok();
     }
     if (std::chrono::steady_clock::now() > limit) {
-      return fail(ErrorCode::timed_out, "process {} in namespace {} does not die", pids.front(),
-                  name);
+      return fail(ErrorCode::timed_out,
+                  "namespace {}: process {} does not die, or ever new ones come", name,
+                  pids.front());
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    before = pids;
+    if (signal_number == SIGKILL) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
   }
 }
 

@@ -46,8 +46,8 @@ Result<void> enter_network_namespace(const std::string& name);
 /// The processes (not ourselves) whose network namespace is `name`; empty if there is none.
 std::vector<pid_t> processes_in(const std::string& name);
 
-/// Sends `signal_number` to each of processes_in(name); with SIGKILL again and again until none is
-/// left (or one cannot be killed for 5 s, which is an error).
+/// Sends `signal_number` to each of processes_in(name), newcomers too; with SIGKILL again and again
+/// until none is left. Error: that does not end within 5 s.
 Result<void> signal_all_in(const std::string& name, int signal_number);
 
 /// Kills what runs in the namespace `name` and deletes it. No error if it does not exist.

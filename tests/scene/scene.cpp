@@ -200,6 +200,7 @@ Result<std::unique_ptr<Scene>> Scene::build(SceneOptions options) {
   }
   BOOST_OUTCOME_TRY(write_file(scene->folder_ / "owner", identity_of(getpid())));
   BOOST_OUTCOME_TRY(scene->make_networks());
+  BOOST_OUTCOME_TRY(scene->wait_for_networks());
   for (const HostId host : {HostId::a, HostId::b}) {
     BOOST_OUTCOME_TRY(scene->make_host(host));
     BOOST_OUTCOME_TRY(scene->start_agent(host));
@@ -291,6 +292,18 @@ Result<void> Scene::make_networks() {
         at(host).network.ip(fmt::format("addr add 10.88.0.{}/24 dev repl", digit(host))));
     BOOST_OUTCOME_TRY(at(host).network.ip("link set repl up"));
   }
+  return ok();
+}
+
+Result<void> Scene::wait_for_networks() const {
+  // The kernel may take a second to notice that a link is up; until then a bridge drops everything.
+  for (const std::string_view address : {"10.77.0.1", "10.77.0.2"}) {
+    BOOST_OUTCOME_TRY(
+        run_checked({"ping", "-q", "-c", "1", "-i", "0.05", "-w", "10", std::string(address)}, 15s,
+                    client_.name()));
+  }
+  BOOST_OUTCOME_TRY(run_checked({"ping", "-q", "-c", "1", "-i", "0.05", "-w", "10", "10.88.0.2"},
+                                15s, host_namespace(HostId::a)));
   return ok();
 }
 

@@ -171,6 +171,7 @@ class Scene {
   explicit Scene(SceneOptions options);
   Host& at(HostId host) { return hosts_[static_cast<std::size_t>(host)]; }
   Result<void> make_networks();
+  [[nodiscard]] Result<void> wait_for_networks() const;
   Result<void> make_host(HostId host);
   Result<void> write_agent_config(HostId host);
   Result<void> wait_for_agent(HostId host);

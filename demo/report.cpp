@@ -1,0 +1,214 @@
+#include "demo/report.h"
+
+#include <algorithm>
+#include <boost/json.hpp>
+
+namespace understudy::demo {
+namespace {
+
+namespace json = boost::json;
+
+double median(std::vector<double> values) {
+  if (values.empty()) {
+    return 0;
+  }
+  std::ranges::sort(values);
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+json::value or_null(const std::optional<double>& value) {
+  return value ? json::value(*value) : json::value(nullptr);
+}
+
+std::string outage_text(const std::optional<double>& ms) {
+  return ms ? fmt::format("{:.0f} ms", *ms) : "-";
+}
+
+}  // namespace
+
+KindSummary summarise(std::string kind, std::string what,
+                      const std::vector<scene::ConnectionReport>& reports) {
+  KindSummary summary{.kind = std::move(kind), .what = std::move(what)};
+  std::vector<double> outages;
+  for (const scene::ConnectionReport& report : reports) {
+    ++summary.connections;
+    summary.survived += static_cast<unsigned>(report.survived);
+    summary.bytes_verified += report.bytes_verified;
+    summary.bytes_wrong += report.bytes_wrong;
+    summary.operations += report.operations;
+    summary.quiet_before_ms = std::max(summary.quiet_before_ms, report.longest_gap_before_ms);
+    if (report.outage_ms) {
+      outages.push_back(*report.outage_ms);
+    }
+    if (!report.survived) {
+      summary.failures.push_back(
+          fmt::format("{} connection {}: {}", report.kind, report.index,
+                      report.failure.empty() ? "silent since the kill" : report.failure));
+    }
+  }
+  if (!outages.empty()) {
+    summary.outage_ms_median = median(outages);
+    summary.outage_ms_worst = std::ranges::max(outages);
+  }
+  return summary;
+}
+
+unsigned Report::connections() const {
+  unsigned sum = 0;
+  for (const KindSummary& kind : kinds) {
+    sum += kind.connections;
+  }
+  return sum;
+}
+
+unsigned Report::survived() const {
+  unsigned sum = 0;
+  for (const KindSummary& kind : kinds) {
+    sum += kind.survived;
+  }
+  return sum;
+}
+
+std::uint64_t Report::bytes_verified() const {
+  std::uint64_t sum = 0;
+  for (const KindSummary& kind : kinds) {
+    sum += kind.bytes_verified;
+  }
+  return sum;
+}
+
+std::uint64_t Report::bytes_wrong() const {
+  std::uint64_t sum = 0;
+  for (const KindSummary& kind : kinds) {
+    sum += kind.bytes_wrong;
+  }
+  return sum;
+}
+
+double Report::outage_ms_median() const {
+  return median(outages_ms);
+}
+
+double Report::outage_ms_worst() const {
+  return outages_ms.empty() ? 0 : std::ranges::max(outages_ms);
+}
+
+bool Report::nothing_lost() const {
+  return audit.clean() && audit.acknowledged > 0 && bytes_wrong() == 0 && connections() > 0 &&
+         survived() == connections() &&
+         std::ranges::all_of(real_clients, [](const RealClient& client) { return client.fine; });
+}
+
+json::object Report::to_json() const {
+  json::array kinds_json;
+  for (const KindSummary& kind : kinds) {
+    kinds_json.push_back({{"kind", kind.kind},
+                          {"what", kind.what},
+                          {"connections", kind.connections},
+                          {"connections_survived", kind.survived},
+                          {"outage_ms_median", or_null(kind.outage_ms_median)},
+                          {"outage_ms_worst", or_null(kind.outage_ms_worst)},
+                          {"longest_silence_before_ms", kind.quiet_before_ms},
+                          {"bytes_verified", kind.bytes_verified},
+                          {"bytes_wrong", kind.bytes_wrong},
+                          {"operations", kind.operations}});
+  }
+  json::array real_json;
+  for (const RealClient& client : real_clients) {
+    real_json.push_back({{"name", client.name},
+                         {"what", client.what},
+                         {"fine", client.fine},
+                         {"outcome", client.outcome}});
+  }
+  return {{"schema", 1},
+          {"nothing_lost", nothing_lost()},
+          {"outage_ms", outage_ms_median()},
+          {"outage_ms_worst", outage_ms_worst()},
+          {"detect_ms", or_null(detect_ms)},
+          {"promote_ms", or_null(promote_ms)},
+          {"connections", connections()},
+          {"connections_survived", survived()},
+          {"bytes_verified", bytes_verified()},
+          {"bytes_wrong", bytes_wrong()},
+          {"acknowledged", audit.acknowledged},
+          {"acknowledged_lost", audit.lost},
+          {"applied_twice", audit.repeated},
+          {"invented", audit.invented},
+          {"checkpoints", checkpoints},
+          {"pause_ms_p50", pause_ms_p50},
+          {"pause_ms_p99", pause_ms_p99},
+          {"interval", interval},
+          {"mode", mode},
+          {"hypervisor", hypervisor},
+          {"accelerator", accelerator},
+          {"clients", std::move(kinds_json)},
+          {"real_clients", std::move(real_json)},
+          {"ping",
+           {{"sent", ping.sent},
+            {"received", ping.received},
+            {"duplicates", ping.duplicates},
+            {"outage_ms", or_null(ping.outage_ms)}}}};
+}
+
+void Report::tell(Narrator& narrator) const {
+  narrator.act("What the clients saw");
+  narrator.line(fmt::format("{:<46}{:>7}{:>10}{:>12}{:>11}{:>12}", "checking every byte", "alive",
+                            "outage:", "median", "worst", "verified"));
+  for (const KindSummary& kind : kinds) {
+    const std::string alive = fmt::format("{}/{}", kind.survived, kind.connections);
+    narrator.line(fmt::format("{:<46}{:>7}{:>22}{:>11}{:>12}",
+                              fmt::format("{}: {}", kind.kind, kind.what), alive,
+                              outage_text(kind.outage_ms_median), outage_text(kind.outage_ms_worst),
+                              bytes_text(static_cast<double>(kind.bytes_verified))));
+    for (const std::string& failure : kind.failures) {
+      narrator.line("  " + narrator.bad(failure));
+    }
+  }
+  narrator.line("");
+  for (const RealClient& client : real_clients) {
+    narrator.line(
+        fmt::format("{:<46}{}", fmt::format("{}: {}", client.name, client.what),
+                    client.fine ? narrator.good(client.outcome) : narrator.bad(client.outcome)));
+  }
+  narrator.line(fmt::format(
+      "{:<46}{} of {} answered{}{}", "ping: 50 a second", grouped(ping.received),
+      grouped(ping.sent),
+      ping.outage_ms ? fmt::format(", silent for {:.0f} ms", *ping.outage_ms) : std::string(),
+      ping.duplicates > 0 ? fmt::format(", {} twice", ping.duplicates) : std::string()));
+  narrator.line("");
+
+  const auto verdict = [&](bool fine, std::string_view text) {
+    narrator.line(fine ? narrator.good(text) : narrator.bad(text));
+  };
+  verdict(audit.lost == 0, fmt::format("{} acknowledged transfers, {} lost",
+                                       grouped(audit.acknowledged), audit.lost));
+  verdict(
+      audit.repeated + audit.invented == 0 && audit.chain_true && audit.sum_true,
+      fmt::format("{} applied twice, {} invented, history and balances {}", audit.repeated,
+                  audit.invented, audit.chain_true && audit.sum_true ? "add up" : "DO NOT add up"));
+  verdict(bytes_wrong() == 0,
+          fmt::format("{} verified, {} bytes wrong",
+                      bytes_text(static_cast<double>(bytes_verified())), bytes_wrong()));
+  verdict(survived() == connections(),
+          fmt::format("{} of {} connections lived on", survived(), connections()));
+  if (!audit.first_fault.empty()) {
+    verdict(false, "first fault: " + audit.first_fault);
+  }
+  narrator.line("");
+  std::string phases;
+  if (detect_ms && promote_ms) {
+    phases = fmt::format(" ({} until hostB was sure, {} until the guest ran there)",
+                         ms_text(*detect_ms), ms_text(*promote_ms));
+  }
+  narrator.line(fmt::format("Outage at the clients: median {:.0f} ms, worst {:.0f} ms{}",
+                            outage_ms_median(), outage_ms_worst(), phases));
+  narrator.line(fmt::format("{} checkpoints every {}; the guest stood still for {} each (p99 {})",
+                            grouped(checkpoints), interval, ms_text(pause_ms_p50),
+                            ms_text(pause_ms_p99)));
+  narrator.line("");
+  narrator.line(nothing_lost() ? narrator.strong(narrator.good("Nothing was lost."))
+                               : narrator.bad("Something was lost."));
+}
+
+}  // namespace understudy::demo
