@@ -33,7 +33,10 @@ class Condition {
   }
 
   /// Waits until `predicate()` holds or `deadline` has passed; returns whether it holds. Looks at
-  /// once, then after each notify_all(). Clock::time_point::max() means 'for ever'.
+  /// once, then after each notify_all(). Clock::time_point::max() means 'for ever'. The predicate
+  /// should be a named lambda that captures references only: GCC 12 destroys the captures of a
+  /// lambda written into a co_await expression twice. (Nor may its result be taken in the condition
+  /// of an `if` or `while`: GCC 12 then frees the awaited coroutine twice. Name it first.)
   template <typename Predicate>
   Task<bool> wait_until(Predicate predicate, Clock::time_point deadline) {
     if (predicate()) co_return true;

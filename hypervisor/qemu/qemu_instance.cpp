@@ -288,7 +288,8 @@ void QemuInstance::on_event(const QmpEvent& event) {
 Task<Error> QemuInstance::explain(Error error) {
   const bool lost = !process_ || (monitor_ && monitor_->broken()) || !monitor_;
   if (!process_ || !lost) co_return error;
-  if (!co_await process_->wait(kEndsTogether)) co_return error;
+  const bool ended = co_await process_->wait(kEndsTogether);
+  if (!ended) co_return error;
   const std::string words = tail_of(log_path_, kLastWordsBytes);
   co_return fail(ErrorCode::failed, "QEMU of domain {} has ended ({}){}{}", config_.name,
                  process_->ending(), words.empty() ? "" : ": ", words);
@@ -314,7 +315,8 @@ void QemuInstance::end_at_once() {
 Task<Result<void>> QemuInstance::end() {
   ended_by_us_ = true;
   process_->kill();
-  if (!co_await process_->wait(options_.start_timeout_ms)) {
+  const bool gone = co_await process_->wait(options_.start_timeout_ms);
+  if (!gone) {
     co_return fail(ErrorCode::timed_out,
                    "QEMU of domain {} (process {}) was killed, but is not gone", config_.name,
                    process_->identity().pid);
@@ -393,7 +395,8 @@ Task<Result<void>> QemuInstance::clean_up(asio::any_io_executor executor,
   auto process = Process::adopt(std::move(executor), saved.process);
   if (process) {
     process.value()->kill();
-    if (!co_await process.value()->wait(std::chrono::seconds(10))) {
+    const bool gone = co_await process.value()->wait(std::chrono::seconds(10));
+    if (!gone) {
       co_return fail(ErrorCode::timed_out, "QEMU of domain {} (process {}) does not go away",
                      saved.config.name, saved.process.pid);
     }

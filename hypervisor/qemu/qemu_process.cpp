@@ -1,9 +1,9 @@
 #include "hypervisor/qemu/qemu_process.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,6 +20,7 @@
 #include <iterator>
 
 #include "hypervisor/qemu/condition.h"
+#include "hypervisor/qemu/pidfd.h"
 
 namespace understudy {
 
@@ -173,11 +174,19 @@ struct Process::Watch : std::enable_shared_from_this<Watch> {
   bool alive = true;
   std::string ending;
 
+  bool has_ended() {
+    pollfd look{descriptor.native_handle(), POLLIN, 0};
+    return ::poll(&look, 1, 0) == 1;
+  }
+
   Task<void> watch() {
     const auto self = shared_from_this();
-    const auto [error] =
-        co_await descriptor.async_wait(asio::posix::stream_descriptor::wait_read, kNoThrow);
-    if (error) co_return;  // Let go of: the process goes on without us.
+    // Asio may wake us for an event of the descriptor that had this number before, so look again.
+    while (!has_ended()) {
+      const auto [error] =
+          co_await descriptor.async_wait(asio::posix::stream_descriptor::wait_read, kNoThrow);
+      if (error || !descriptor.is_open()) co_return;  // Let go of: the process goes on without us.
+    }
     siginfo_t info{};
     ending = "gone";
     if (::waitid(P_PIDFD, static_cast<id_t>(descriptor.native_handle()), &info,
@@ -267,16 +276,15 @@ void Process::kill() {
 
 Task<bool> Process::wait(std::chrono::milliseconds timeout_ms) {
   const auto watch = watch_;
-  const auto ended = [watch] { return !watch->alive || !watch->descriptor.is_open(); };
+  const auto ended = [&watch] { return !watch->alive || !watch->descriptor.is_open(); };
   co_await watch->changed.wait_until(ended, Condition::Clock::now() + timeout_ms);
   co_return !watch->alive;
 }
 
 Task<void> Process::wait() {
   const auto watch = watch_;
-  co_await watch->changed.wait_until(
-      [watch] { return !watch->alive || !watch->descriptor.is_open(); },
-      Condition::Clock::time_point::max());
+  const auto ended = [&watch] { return !watch->alive || !watch->descriptor.is_open(); };
+  co_await watch->changed.wait_until(ended, Condition::Clock::time_point::max());
 }
 
 Task<Result<std::string>> run_to_end(asio::any_io_executor executor, Command command,
@@ -288,7 +296,8 @@ Task<Result<std::string>> run_to_end(asio::any_io_executor executor, Command com
   command.output = fmt::format("/proc/self/fd/{}", output.get());
   BOOST_OUTCOME_CO_TRY(auto process, Process::start(std::move(executor), command));
   const std::string program = command.arguments[0];
-  if (!co_await process->wait(timeout_ms)) {
+  const bool ended = co_await process->wait(timeout_ms);
+  if (!ended) {
     process->kill();
     co_await process->wait(std::chrono::seconds(5));
     co_return fail(ErrorCode::timed_out, "{} did not end within {} ms", program,

@@ -16,11 +16,17 @@ QemuStandby::~QemuStandby() {
   instance_->end_at_once();
 }
 
-const DomainConfig& QemuStandby::config() const { return instance_->config(); }
+const DomainConfig& QemuStandby::config() const {
+  return instance_->config();
+}
 
-std::span<std::byte> QemuStandby::memory() { return instance_->memory().bytes(); }
+std::span<std::byte> QemuStandby::memory() {
+  return instance_->memory().bytes();
+}
 
-int QemuStandby::memory_file() const { return instance_->memory().fd(); }
+int QemuStandby::memory_file() const {
+  return instance_->memory().fd();
+}
 
 std::span<const OutputInterface> QemuStandby::outputs() const {
   return instance_->outputs();

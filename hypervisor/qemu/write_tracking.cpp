@@ -5,7 +5,6 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -19,6 +18,7 @@
 
 #include "base/mapping.h"
 #include "hypervisor/qemu/memory_file.h"
+#include "hypervisor/qemu/pidfd.h"
 
 namespace understudy {
 namespace {

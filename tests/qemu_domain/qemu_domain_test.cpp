@@ -206,7 +206,7 @@ class QemuDomainTest : public ::testing::Test {
     const auto limit = Clock::now() + std::chrono::seconds(90);
     while (contents(console()).find("READY") == std::string::npos) {
       ASSERT_LT(Clock::now(), limit) << "the guest did not come up";
-      ASSERT_TRUE(domain_->alive());
+      if (!domain_->alive()) FAIL() << run(domain_->wait_for_exit()).description;
       pass_time(milliseconds(50));
     }
   }
