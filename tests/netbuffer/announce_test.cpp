@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 
 #include "stage.h"
 
@@ -22,11 +23,11 @@ class AnnounceTest : public stage::Stage {
   Result<void> announce_now(std::vector<Announcement> announcements, unsigned rounds = 1) {
     std::optional<Result<void>> result;
     boost::asio::co_spawn(
-        io_, announce(std::move(announcements), {rounds, std::chrono::milliseconds(1)}),
-        [&](const std::exception_ptr& exception, Result<void> outcome) {
-          EXPECT_FALSE(exception);
-          result.emplace(std::move(outcome));
-        });
+        io_,
+        [&]() -> Task<void> {
+          result.emplace(co_await announce(announcements, {rounds, std::chrono::milliseconds(1)}));
+        },
+        boost::asio::detached);
     EXPECT_TRUE(wait_until([&] { return result.has_value(); }));
     return *result;
   }
@@ -83,8 +84,10 @@ TEST_F(AnnounceTest, BridgesOnTheWayLearnTheNewPlace) {
 }
 
 TEST_F(AnnounceTest, VlansOfTheDomainsPortAreKept) {
-  ASSERT_EQ(run("ip link set br0 type bridge vlan_filtering 1 && "
-                "bridge vlan del dev tap0 vid 1 && bridge vlan add dev tap0 vid 7 pvid untagged && "
+  if (run("ip link set br0 type bridge vlan_filtering 1") != 0) {
+    GTEST_SKIP() << "this kernel's bridges do not filter VLANs";
+  }
+  ASSERT_EQ(run("bridge vlan del dev tap0 vid 1 && bridge vlan add dev tap0 vid 7 pvid untagged && "
                 "bridge vlan add dev peer0 vid 7 && "
                 "ip link add third0 type veth peer name third1 && ip link set third1 up && "
                 "ip link set third0 addrgenmode none master br0 up"),
@@ -107,7 +110,6 @@ TEST_F(AnnounceTest, VlansOfTheDomainsPortAreKept) {
 }
 
 TEST_F(AnnounceTest, GuestIsNotShownItsOwnAnnouncements) {
-  const std::string count = "cat /sys/class/net/eth0/statistics/rx_packets";
   const std::string line = "grep eth0 /proc/thread-self/net/dev";
   const std::string before = output_of(line, guest_namespace_.get());
   ASSERT_TRUE(announce_now({{"tap0", kGuestMac, addresses_}}, 3));

@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <numeric>
 
 #include "stage.h"
@@ -163,6 +164,50 @@ TEST_F(OutputGateTest, OpeningLetsHeldFramesOutInOrderAndLeavesNothingBehind) {
   gate_.reset();
   EXPECT_NE(run("ip link show us-inject0 2>/dev/null"), 0);
   EXPECT_THAT(stage::output_of("cat /proc/thread-self/net/netfilter/nfnetlink_queue"), IsEmpty());
+}
+
+// A guest with a VLAN interface of its own hands over segments larger than any frame, their
+// checksums unfinished. They must go on exactly as they would have without a gate.
+TEST_F(OutputGateTest, LargeTaggedSegmentsGoOnAsTheyCame) {
+  constexpr std::uint8_t kNeedsChecksum = 1;
+  constexpr std::uint8_t kTcpV4 = 1;
+  constexpr std::uint16_t kHeaders = 14 + 4 + 20 + 20;
+  const std::array<std::uint16_t, 4> places = {kHeaders, 1400, 14 + 4 + 20, 16};
+  Octets segment = {kNeedsChecksum, kTcpV4};
+  for (const std::uint16_t place : places) {
+    segment.push_back(static_cast<std::uint8_t>(place));
+    segment.push_back(static_cast<std::uint8_t>(place >> 8));
+  }
+  Octets tcp = frame(Kind::vlan_ipv4, 42, 9000);
+  tcp[18 + 9] = 6;  // TCP instead of UDP; the IP header's checksum moves by the difference.
+  tcp[18 + 11] = static_cast<std::uint8_t>(tcp[18 + 11] + 11);
+  // The body begins where UDP's header would have ended: its beginning, by which the frame is
+  // recognised, moves out of the way of TCP's.
+  std::copy_n(tcp.begin() + 18 + 20 + 8, 32, tcp.begin() + 18 + 20 + 100);
+  tcp[18 + 20 + 12] = 5 << 4;  // The header is five words long.
+  segment.insert(segment.end(), tcp.begin(), tcp.end());
+
+  stage::Station guest(*guest_namespace_, "eth0", true);
+  stage::Station peer(*peer_namespace_, "eth0", true);
+  const auto arrived = [&] {
+    std::vector<Octets> frames;
+    EXPECT_TRUE(wait_until([&] {
+      for (Octets& got : peer.received()) frames.push_back(std::move(got));
+      return !frames.empty();
+    }));
+    return frames;
+  };
+  guest.send(segment);
+  const auto without_gate = arrived();
+  ASSERT_EQ(without_gate.size(), 1U) << "the stand-in for the tap passes large segments";
+  ASSERT_GT(without_gate[0].size(), 9000U);
+
+  close_gate();
+  guest.send(segment);
+  ASSERT_TRUE(holds(0, 1));
+  ASSERT_TRUE(gate_->seal(EpochId(1)));
+  ASSERT_TRUE(gate_->release(EpochId(1)));
+  EXPECT_EQ(arrived(), without_gate);
 }
 
 TEST_F(OutputGateTest, FramesAreCountedByKindAndSize) {

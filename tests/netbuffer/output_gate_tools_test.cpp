@@ -77,6 +77,9 @@ TEST_F(OutputGateTools, TcpStreamOfLargeSegmentsArrivesUnharmed) {
 }
 
 TEST_F(OutputGateTools, TcpStreamOverAVlanOfTheGuestsOwnArrivesUnharmed) {
+  if (run("ip link add link br0 name vlan7 type vlan id 7") != 0) {
+    GTEST_SKIP() << "this kernel has no VLAN devices";
+  }
   give_addresses();
   for (int i = 1; i <= 2; ++i) {
     ASSERT_EQ(run(fmt::format("ip link add link eth0 name vlan7 type vlan id 7 && "
@@ -91,8 +94,10 @@ TEST_F(OutputGateTools, TcpStreamOverAVlanOfTheGuestsOwnArrivesUnharmed) {
 }
 
 TEST_F(OutputGateTools, VlanFilteringBridgePutsArpIntoTheDomainsVlan) {
-  ASSERT_EQ(run("ip link set br0 type bridge vlan_filtering 1 && "
-                "for p in tap0 peer0; do bridge vlan del dev $p vid 1 && "
+  if (run("ip link set br0 type bridge vlan_filtering 1") != 0) {
+    GTEST_SKIP() << "this kernel's bridges do not filter VLANs";
+  }
+  ASSERT_EQ(run("for p in tap0 peer0; do bridge vlan del dev $p vid 1 && "
                 "bridge vlan add dev $p vid 7 pvid untagged; done"),
             0);
   give_addresses();

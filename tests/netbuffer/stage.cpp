@@ -133,7 +133,8 @@ std::optional<int> Process::ended() {
   return status_;
 }
 
-Station::Station(const Namespace& where, const std::string& device) {
+Station::Station(const Namespace& where, const std::string& device, bool offload_header)
+    : header_bytes_(offload_header ? 10 : 0) {
   // A socket belongs to the namespace of the thread that opens it.
   std::thread([&] {
     const UniqueFd fd(
@@ -147,6 +148,9 @@ Station::Station(const Namespace& where, const std::string& device) {
     const int one = 1;
     ::setsockopt(socket_.get(), SOL_PACKET, PACKET_AUXDATA, &one, sizeof one);
     ::setsockopt(socket_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &one, sizeof one);
+    if (offload_header) {
+      EXPECT_EQ(::setsockopt(socket_.get(), SOL_PACKET, PACKET_VNET_HDR, &one, sizeof one), 0);
+    }
     const int bytes = 64 << 20;
     ::setsockopt(socket_.get(), SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes);
     EXPECT_EQ(::bind(socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
@@ -185,7 +189,8 @@ std::vector<Octets> Station::received() {
       Octets tag;
       put_word(tag, beside.tp_vlan_tpid);
       put_word(tag, beside.tp_vlan_tci);
-      frame.insert(frame.begin() + 12, tag.begin(), tag.end());
+      frame.insert(frame.begin() + static_cast<std::ptrdiff_t>(header_bytes_) + 12, tag.begin(),
+                   tag.end());
     }
     if (number_of(frame)) frames.push_back(std::move(frame));
   }

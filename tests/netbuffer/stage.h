@@ -72,7 +72,9 @@ class Process {
 /// Sends and receives whole frames on a device of a namespace.
 class Station {
  public:
-  Station(const Namespace& where, const std::string& device);
+  /// With `offload_header`, every frame sent and received is preceded by the ten octets of a
+  /// virtio_net_hdr, as a hypervisor hands it over.
+  Station(const Namespace& where, const std::string& device, bool offload_header = false);
   void send(const Octets& frame);
   /// Every frame that came in, VLAN tag in place, since the last call, that carries the test's mark
   /// (see `frame`).
@@ -80,6 +82,7 @@ class Station {
 
  private:
   UniqueFd socket_;
+  std::size_t header_bytes_ = 0;
 };
 
 /// A frame with a recognisable body that ends in `number`. `type_and_payload` begins at the
