@@ -41,6 +41,7 @@ EpochPrimary::Actions EpochPrimary::on_link_up(Instant now, const PeerView& peer
   peer_committed_ = EpochId{};
 
   meet_generation(peer.generation, peer.role, actions);
+  if (peer.role == PeerRole::running && !trouble_) trouble_ = Event::peer_outdated;
   if (over() || state_ == State::solo || trouble_) return actions;
 
   const bool holds_ours = peer.role == PeerRole::holding && peer.protection == config_.protection;
@@ -201,7 +202,15 @@ EpochPrimary::Actions EpochPrimary::on_peer_heard(Instant now, Instant sent_at) 
 EpochPrimary::Actions EpochPrimary::on_peer_generation(Instant, Generation generation,
                                                        PeerRole role) {
   Actions actions;
-  if (!over()) meet_generation(generation, role, actions);
+  if (over()) return actions;
+  const bool serves =
+      generation <= config_.generation && (role == PeerRole::none || role == PeerRole::holding);
+  const bool passing = trouble_ == Event::peer_promoting || trouble_ == Event::peer_outdated;
+  if (serves && passing && link_up_) {
+    actions.push_back(Reconnect{});
+    return actions;
+  }
+  meet_generation(generation, role, actions);
   return actions;
 }
 
@@ -312,7 +321,6 @@ void EpochPrimary::meet_generation(Generation generation, PeerRole role, Actions
     return bar(Event::split_brain, actions);
   }
   if (higher) return bar(Event::newer_copy_lost, actions);
-  if (role == PeerRole::running) trouble_ = Event::peer_outdated;
 }
 
 /// The peer is no backup for us: stay as mute as we are, take back a word that it contradicts.

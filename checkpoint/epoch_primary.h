@@ -123,6 +123,9 @@ class EpochPrimary {
   struct DestroyDomain {
     Generation generation;
   };
+  /// Close the bulk connection and begin a new one: the peer says something else by now than in its
+  /// last hello.
+  struct Reconnect {};
   /// Worth a line in the journal and the event list.
   enum class Event {
     first_protected,         ///< The first checkpoint is committed: from now on failover works.
@@ -145,7 +148,7 @@ class EpochPrimary {
     EpochId epoch;  ///< Where one is meant, else 0.
   };
   using Action = std::variant<SealAndCapture, Synchronise, Release, OpenGate, PersistGeneration,
-                              AskDiscard, DestroyDomain, Report>;
+                              AskDiscard, DestroyDomain, Reconnect, Report>;
   using Actions = std::vector<Action>;
 
   explicit EpochPrimary(const Config& config);
@@ -177,7 +180,8 @@ class EpochPrimary {
 
   // --- generations and people ---
 
-  /// The peer has told its generation of this domain outside a hello.
+  /// The peer has told its generation of this domain outside a hello (each heartbeat may). Old
+  /// tidings are harmless: they can make us mute, and the next ones end it.
   Actions on_peer_generation(Instant now, Generation generation, PeerRole role);
   /// The operator promises that no other host runs this domain or will run its old image.
   /// Refused unless the backup is lost.

@@ -22,7 +22,7 @@ std::optional<Promotion::Refusal> Promotion::refusal(Cause cause) const {
     case EpochBackup::State::ready:
       break;
   }
-  if (cause == Cause::primary_dead && !config_.automatic) return Refusal::forbidden;
+  if (cause != Cause::operator_word && !config_.automatic) return Refusal::forbidden;
   return std::nullopt;
 }
 
@@ -43,13 +43,21 @@ Promotion::Actions Promotion::on_arbiter(Instant now, Arbiter::Answer answer,
   if (phase_ != Phase::asking || answer == Arbiter::Answer::pending) return {};
   if (answer == Arbiter::Answer::refused) {
     phase_ = backup_.state() == EpochBackup::State::promoting ? Phase::failed : Phase::idle;
+    retry_at_ = kNever;
     return {Refused{Refusal::not_authorised}};
   }
   return decide(now, last_sign_of_life);
 }
 
-void Promotion::on_primary_heard() {
-  if (phase_ == Phase::asking && backup_.state() == EpochBackup::State::ready) phase_ = Phase::idle;
+Promotion::Actions Promotion::on_primary_heard(Instant now, PeerRole role) {
+  const bool was_gone = std::exchange(gone_, role == PeerRole::none);
+  if (gone_) {
+    if (was_gone || phase_ != Phase::idle) return {};
+    return on_wanted(now, Cause::primary_gone, now);
+  }
+  const bool undecided = backup_.state() == EpochBackup::State::ready;
+  if (phase_ == Phase::asking && undecided && role == PeerRole::running) phase_ = Phase::idle;
+  return {};
 }
 
 Promotion::Actions Promotion::decide(Instant now, Instant last_sign_of_life) {
@@ -61,6 +69,7 @@ Promotion::Actions Promotion::decide(Instant now, Instant last_sign_of_life) {
   }
   phase_ = Phase::preparing;
   persisted_ = false;
+  retry_at_ = kNever;
   generation_ = backup_.generation().next();
   timeline_.last_sign_of_life = last_sign_of_life;
   timeline_.decided = now;
@@ -86,6 +95,10 @@ Promotion::Actions Promotion::on_applied(Instant now) {
 }
 
 Promotion::Actions Promotion::on_tick(Instant now) {
+  if (phase_ == Phase::failed && now >= retry_at_ &&
+      backup_.state() == EpochBackup::State::promoting) {
+    return decide(now, timeline_.last_sign_of_life.value_or(now));
+  }
   return resume_if_ready(now);
 }
 
@@ -125,11 +138,16 @@ void Promotion::on_done(Instant now) {
   phase_ = Phase::done;
 }
 
-void Promotion::on_failed() {
-  if (phase_ == Phase::preparing || phase_ == Phase::resuming) phase_ = Phase::failed;
+void Promotion::on_failed(Instant now) {
+  if (phase_ != Phase::preparing && phase_ != Phase::resuming) return;
+  phase_ = Phase::failed;
+  retry_at_ = now + config_.retry;
 }
 
 Instant Promotion::next_deadline() const {
+  if (phase_ == Phase::failed) {
+    return backup_.state() == EpochBackup::State::promoting ? retry_at_ : kNever;
+  }
   return phase_ == Phase::preparing && persisted_ && backup_.all_applied() ? not_before_ : kNever;
 }
 

@@ -17,9 +17,13 @@
 // one by hand, with the primary alive, waits here.
 //
 // Awkward cases:
+// - The primary's host crashes and is back before the deadline: it is never silent for long enough,
+//   and yet the domain is gone. Its first words say so ('none'), and that is a reason to promote.
+//   They may also be old (sent before the domain came to run there), so the wait for the lease is
+//   kept.
 // - The generation cannot be written (disk full): nothing was spoken, nothing is resumed. The
-//   promotion has failed and may be decided again; the backup stays deaf, because it cannot know
-//   what the primary made of its silence.
+//   promotion has failed and is tried again after `retry`, or when asked for; the backup stays
+//   deaf, because it cannot know what the primary made of its silence.
 // - The domain cannot be resumed: the same, but the generation stays raised. The old primary, if it
 //   comes back, keeps its copy, mute, and an operator decides.
 //
@@ -65,6 +69,8 @@ class Promotion {
     /// The domain speaks no earlier than this after the primary can last have heard us: the
     /// detector's deadline, which the primary's lease is shorter than.
     std::chrono::microseconds silence{200'000};
+    /// Wait before a failed promotion is tried again.
+    std::chrono::microseconds retry{500'000};
     /// The operator has forbidden automatic promotion of this domain.
     bool automatic = true;
   };
@@ -76,11 +82,12 @@ class Promotion {
     resuming,    ///< ResumeDomain was given.
     announcing,  ///< The domain speaks.
     done,        ///< Announced.
-    failed,      ///< Persisting or resuming failed; may be decided again.
+    failed,      ///< Persisting or resuming failed, or the image was discarded meanwhile.
   };
 
   enum class Cause {
     primary_dead,  ///< The failure detector's verdict.
+    primary_gone,  ///< Its host lives and says that it does not run the domain any more.
     operator_word  ///< `understudy promote`.
   };
 
@@ -120,8 +127,11 @@ class Promotion {
   Actions on_wanted(Instant now, Cause cause, Instant last_sign_of_life);
   /// The arbiter's late answer. Ignored unless `asking`.
   Actions on_arbiter(Instant now, Arbiter::Answer answer, Instant last_sign_of_life);
-  /// The primary was heard again before anything was decided: forget the wish. Ignored otherwise.
-  void on_primary_heard();
+  /// The primary's host was heard and says what it is to the domain. `running`: a wish on which
+  /// nothing was decided yet is forgotten. `none`: the domain is gone there, so a promotion is
+  /// wanted (once; a failed one is the caller's to repeat, as with a dead primary). An agent that
+  /// has just started must not say `none` before it has looked.
+  Actions on_primary_heard(Instant now, PeerRole role);
   /// PersistGeneration was done.
   Actions on_generation_persisted(Instant now);
   /// The backup applied an epoch (call after EpochBackup::on_applied).
@@ -132,8 +142,8 @@ class Promotion {
   Actions on_resumed(Instant now);
   void on_announced(Instant now);
   void on_done(Instant now);
-  /// Persisting or resuming came to nothing.
-  void on_failed();
+  /// Persisting or resuming came to nothing; worth an event. Tried again after `retry`.
+  void on_failed(Instant now);
 
   [[nodiscard]] Phase phase() const { return phase_; }
   /// The generation that this promotion raises to; 0 before it is decided.
@@ -152,8 +162,11 @@ class Promotion {
   Arbiter& arbiter_;
   Phase phase_ = Phase::idle;
   bool persisted_ = false;
+  /// The primary's host has said `none` since it last said anything else.
+  bool gone_ = false;
   Generation generation_;
   Instant not_before_ = Instant::min();
+  Instant retry_at_ = kNever;
   PromotionTimeline timeline_;
 };
 

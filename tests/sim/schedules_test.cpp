@@ -54,6 +54,11 @@ void sweep(Fault fault, int host) {
   for (std::uint64_t step = 0;; ++step) {
     const Options options{.random_faults = false, .planned = Options::Planned{fault, host, step}};
     const Outcome outcome = run(options);
+    if (!outcome.violation.empty()) {
+      Options again = options;
+      again.trace = true;
+      run(again);
+    }
     ASSERT_EQ(outcome.violation, "") << "fault before step " << step << " of host " << host;
     if (outcome.steps[static_cast<std::size_t>(host)] <= step || step > 700) break;
   }

@@ -166,6 +166,8 @@ struct Host {
   std::map<EpochId, Staged> whole;
   bool disk_full = false;
   Time next_wish = 0;
+  bool peer_gone = false;
+  bool decided = false;
 };
 
 struct Connection {
@@ -461,7 +463,11 @@ class World {
   }
   void receive(Host& host, const Heartbeat& beat) {
     host.detector->on_heartbeat(beat.path, clock(host));
-    if (host.promotion) host.promotion->on_primary_heard();
+    host.peer_gone = beat.view.role == PeerRole::none;
+    if (host.promotion && !host.domain) {
+      act(host, host.promotion->on_primary_heard(clock(host), beat.view.role));
+      count_decision(host);
+    }
     host.peer_sent_at = std::max(host.peer_sent_at.value_or(beat.sent_at), beat.sent_at);
     if (host.primary) {
       act(host,
@@ -581,6 +587,7 @@ class World {
                               drop_domain(host);
                               write(host, std::max(host.disk.generation, destroy.generation));
                             },
+                            [&](const EpochPrimary::Reconnect&) { break_connection(host.link); },
                             [&](const EpochPrimary::Report& report) { note(host, report); }},
                  action);
     }
@@ -722,6 +729,7 @@ class World {
     write(host, std::max(host.disk.generation, generation));
     host.disk.protection = protection;
     host.backup = std::make_unique<EpochBackup>(protection, host.disk.generation);
+    host.decided = host.peer_gone = false;
     Promotion::Config config;
     config.domain = "web1";
     host.promotion = std::make_unique<Promotion>(config, *host.backup, arbiter_);
@@ -849,8 +857,7 @@ class World {
                               }
                             },
                             [&](const EpochBackup::Acknowledge& whole) {
-                              if (options_.canary == Canary::acknowledge_before_whole) return;
-                              Message answer;
+                                            Message answer;
                               answer.protection = whole.protection;
                               answer.generation = whole.generation;
                               answer.epoch = whole.epoch;
@@ -905,19 +912,25 @@ class World {
 
   void wish_promotion(Host& host) {
     if (!host.promotion || !host.backup || host.domain || now_ < host.next_wish) return;
-    if (host.detector->verdict() != FailureDetector::Verdict::dead) return;
+    const bool dead = host.detector->verdict() == FailureDetector::Verdict::dead;
+    if (!dead && !host.peer_gone) return;
     if (host.backup->state() == EpochBackup::State::discarded) return;
     host.next_wish = now_ + 100 * kMs;
-    want_promotion(host, Promotion::Cause::primary_dead);
+    want_promotion(host, dead ? Promotion::Cause::primary_dead : Promotion::Cause::primary_gone);
   }
   void want_promotion(Host& host, Promotion::Cause cause) {
-    const bool before = host.backup->state() == EpochBackup::State::promoting;
     act(host, host.promotion->on_wanted(clock(host), cause, host.detector->last_sign_of_life()));
-    if (before || host.backup->state() != EpochBackup::State::promoting) return;
+    if (count_decision(host) && cause == Promotion::Cause::operator_word) {
+      reached(Reached::promotion_by_hand);
+    }
+  }
+  bool count_decision(Host& host) {
+    if (host.decided || host.backup->state() != EpochBackup::State::promoting) return false;
+    host.decided = true;
     tell("host {} decides to promote epoch {}", host.id, host.backup->committed());
     reached(Reached::promotion);
     if (other(host).up && other(host).domain) reached(Reached::promotion_of_living_primary);
-    if (cause == Promotion::Cause::operator_word) reached(Reached::promotion_by_hand);
+    return true;
   }
   void act(Host& host, const Promotion::Actions& actions) {
     for (const auto& action : actions) {
@@ -930,7 +943,7 @@ class World {
                            act(host, host.promotion->on_generation_persisted(clock(host)));
                          } else {
                            reached(Reached::promotion_failed);
-                           host.promotion->on_failed();
+                           host.promotion->on_failed(clock(host));
                          }
                        });
                      },
@@ -1269,7 +1282,7 @@ class World {
                     host == nullptr ? std::string("nobody runs the domain")
                                     : fmt::format("host {} is {}", host->id,
                                                   host->primary ? to_string(host->primary->state())
-                                                                : std::string_view("unprotected")),
+                                                                : std::string("unprotected")),
                     spoken_at_ / kMs));
   }
 
