@@ -75,6 +75,10 @@ Task<Result<void>> QemuStandby::load(std::span<const std::byte> device_state) {
   BOOST_OUTCOME_CO_TRY(co_await instance_->monitor().wait_until(
       over, instance_->options().answer_timeout_ms, "load the device state"));
   if (told.migration == MigrationStatus::failed) {
+    // QEMU ends itself now, and says why in its log.
+    const auto never = [] { return false; };
+    static_cast<void>(
+        co_await instance_->monitor().wait_until(never, std::chrono::seconds(1), "end"));
     co_return fail(ErrorCode::bad_data, "QEMU refused the device state");
   }
   BOOST_OUTCOME_CO_TRY(co_await continue_guest(*instance_));
