@@ -19,9 +19,9 @@
 
 namespace understudy {
 
-/// Octets of a device state, at most. Stock QEMU machines have 50–320 KiB; video memory that
-/// travels as device state is the largest known (16 MiB).
-inline constexpr std::size_t kDeviceStateBytesMax = std::size_t{32} << 20;
+/// Octets of a device state, at most: it has to fit into one frame of a bulk link (16 MiB) whatever
+/// it contains. Stock QEMU machines have 50–320 KiB.
+inline constexpr std::size_t kDeviceStateBytesMax = std::size_t{15} << 20;
 /// Octets before the body of the record.
 inline constexpr std::size_t kDeviceStateHeaderBytes = 48;
 
