@@ -261,7 +261,8 @@ Result<PairingToken> PairingToken::parse(std::string_view text) {
     return fail(ErrorCode::usage, "the pairing token is mistyped or cut off");
   };
   const auto octets = from_base64url(text.substr(kTokenPrefix.size()));
-  if (!octets) return mistyped();
+  // Encoded back, so that no two texts mean the same token.
+  if (!octets || base64url(*octets) != text.substr(kTokenPrefix.size())) return mistyped();
   OctetReader reader(*octets);
   PairingToken token;
   token.id = reader.array<8>();
