@@ -27,9 +27,9 @@ std::string outage_text(const std::optional<double>& ms) {
 
 }  // namespace
 
-KindSummary summarise(std::string kind, std::string what,
+KindSummary summarise(std::string kind, std::string what, bool long_lived,
                       const std::vector<scene::ConnectionReport>& reports) {
-  KindSummary summary{.kind = std::move(kind), .what = std::move(what)};
+  KindSummary summary{.kind = std::move(kind), .what = std::move(what), .long_lived = long_lived};
   std::vector<double> outages;
   for (const scene::ConnectionReport& report : reports) {
     ++summary.connections;
@@ -57,7 +57,7 @@ KindSummary summarise(std::string kind, std::string what,
 unsigned Report::connections() const {
   unsigned sum = 0;
   for (const KindSummary& kind : kinds) {
-    sum += kind.connections;
+    sum += kind.long_lived ? kind.connections : 0;
   }
   return sum;
 }
@@ -65,7 +65,7 @@ unsigned Report::connections() const {
 unsigned Report::survived() const {
   unsigned sum = 0;
   for (const KindSummary& kind : kinds) {
-    sum += kind.survived;
+    sum += kind.long_lived ? kind.survived : 0;
   }
   return sum;
 }
@@ -86,17 +86,18 @@ std::uint64_t Report::bytes_wrong() const {
   return sum;
 }
 
-double Report::outage_ms_median() const {
-  return median(outages_ms);
+std::optional<double> Report::outage_ms_median() const {
+  return outages_ms.empty() ? std::nullopt : std::optional(median(outages_ms));
 }
 
-double Report::outage_ms_worst() const {
-  return outages_ms.empty() ? 0 : std::ranges::max(outages_ms);
+std::optional<double> Report::outage_ms_worst() const {
+  return outages_ms.empty() ? std::nullopt : std::optional(std::ranges::max(outages_ms));
 }
 
 bool Report::nothing_lost() const {
   return audit.clean() && audit.acknowledged > 0 && bytes_wrong() == 0 && connections() > 0 &&
-         survived() == connections() &&
+         std::ranges::all_of(
+             kinds, [](const KindSummary& kind) { return kind.survived == kind.connections; }) &&
          std::ranges::all_of(real_clients, [](const RealClient& client) { return client.fine; });
 }
 
@@ -105,6 +106,7 @@ json::object Report::to_json() const {
   for (const KindSummary& kind : kinds) {
     kinds_json.push_back({{"kind", kind.kind},
                           {"what", kind.what},
+                          {"long_lived", kind.long_lived},
                           {"connections", kind.connections},
                           {"connections_survived", kind.survived},
                           {"outage_ms_median", or_null(kind.outage_ms_median)},
@@ -123,8 +125,8 @@ json::object Report::to_json() const {
   }
   return {{"schema", 1},
           {"nothing_lost", nothing_lost()},
-          {"outage_ms", outage_ms_median()},
-          {"outage_ms_worst", outage_ms_worst()},
+          {"outage_ms", or_null(outage_ms_median())},
+          {"outage_ms_worst", or_null(outage_ms_worst())},
           {"detect_ms", or_null(detect_ms)},
           {"promote_ms", or_null(promote_ms)},
           {"connections", connections()},
@@ -153,11 +155,14 @@ json::object Report::to_json() const {
 
 void Report::tell(Narrator& narrator) const {
   narrator.act("What the clients saw");
-  narrator.line(fmt::format("{:<46}{:>7}{:>10}{:>12}{:>11}{:>12}", "checking every byte", "alive",
+  narrator.line(fmt::format("{:<48}{:>7}{:>10}{:>12}{:>11}{:>12}", "checking every byte", "alive",
                             "outage:", "median", "worst", "verified"));
   for (const KindSummary& kind : kinds) {
-    const std::string alive = fmt::format("{}/{}", kind.survived, kind.connections);
-    narrator.line(fmt::format("{:<46}{:>7}{:>22}{:>11}{:>12}",
+    const std::string alive = kind.long_lived
+                                  ? fmt::format("{}/{}", kind.survived, kind.connections)
+                              : kind.survived == kind.connections ? "all"
+                                                                  : "not all";
+    narrator.line(fmt::format("{:<48}{:>7}{:>22}{:>11}{:>12}",
                               fmt::format("{}: {}", kind.kind, kind.what), alive,
                               outage_text(kind.outage_ms_median), outage_text(kind.outage_ms_worst),
                               bytes_text(static_cast<double>(kind.bytes_verified))));
@@ -168,13 +173,15 @@ void Report::tell(Narrator& narrator) const {
   narrator.line("");
   for (const RealClient& client : real_clients) {
     narrator.line(
-        fmt::format("{:<46}{}", fmt::format("{}: {}", client.name, client.what),
+        fmt::format("{:<48}{}", fmt::format("{}: {}", client.name, client.what),
                     client.fine ? narrator.good(client.outcome) : narrator.bad(client.outcome)));
   }
   narrator.line(fmt::format(
-      "{:<46}{} of {} answered{}{}", "ping: 50 a second", grouped(ping.received),
+      "{:<48}{} of {} answered{}{}", "ping: 50 a second", grouped(ping.received),
       grouped(ping.sent),
-      ping.outage_ms ? fmt::format(", silent for {:.0f} ms", *ping.outage_ms) : std::string(),
+      ping.outage_ms && ping.received < ping.sent
+          ? fmt::format(", silent for {:.0f} ms", *ping.outage_ms)
+          : std::string(),
       ping.duplicates > 0 ? fmt::format(", {} twice", ping.duplicates) : std::string()));
   narrator.line("");
 
@@ -201,8 +208,10 @@ void Report::tell(Narrator& narrator) const {
     phases = fmt::format(" ({} until hostB was sure, {} until the guest ran there)",
                          ms_text(*detect_ms), ms_text(*promote_ms));
   }
-  narrator.line(fmt::format("Outage at the clients: median {:.0f} ms, worst {:.0f} ms{}",
-                            outage_ms_median(), outage_ms_worst(), phases));
+  narrator.line(outages_ms.empty() ? "The outage has not ended."
+                                   : fmt::format("Outage at the clients: median {}, worst {}{}",
+                                                 outage_text(outage_ms_median()),
+                                                 outage_text(outage_ms_worst()), phases));
   narrator.line(fmt::format("{} checkpoints every {}; the guest stood still for {} each (p99 {})",
                             grouped(checkpoints), interval, ms_text(pause_ms_p50),
                             ms_text(pause_ms_p99)));

@@ -14,7 +14,10 @@ namespace understudy::demo {
 /// What one kind of checking client saw, over its connections.
 struct KindSummary {
   std::string kind;
-  std::string what;  ///< In words: "money transfers, one at a time".
+  std::string what;  ///< In words: "transfers, each with a receipt".
+  /// One connection for the whole play; false: a new one for each request, `survived` meaning that
+  /// no request failed.
+  bool long_lived = true;
   unsigned connections = 0;
   unsigned survived = 0;
   std::uint64_t bytes_verified = 0;
@@ -27,7 +30,7 @@ struct KindSummary {
 };
 
 /// Sums up the reports of one kind.
-KindSummary summarise(std::string kind, std::string what,
+KindSummary summarise(std::string kind, std::string what, bool long_lived,
                       const std::vector<scene::ConnectionReport>& reports);
 
 /// A program that is not ours, at work during the kill.
@@ -55,12 +58,14 @@ struct Report {
   std::optional<double> detect_ms;
   std::optional<double> promote_ms;
 
+  /// Long-lived ones, and how many of them lived on.
   [[nodiscard]] unsigned connections() const;
   [[nodiscard]] unsigned survived() const;
   [[nodiscard]] std::uint64_t bytes_verified() const;
   [[nodiscard]] std::uint64_t bytes_wrong() const;
-  [[nodiscard]] double outage_ms_median() const;
-  [[nodiscard]] double outage_ms_worst() const;
+  /// Over the long-lived connections; empty if none came back.
+  [[nodiscard]] std::optional<double> outage_ms_median() const;
+  [[nodiscard]] std::optional<double> outage_ms_worst() const;
   /// No acknowledged operation lost, repeated or invented, no wrong byte, every connection alive,
   /// every real client content.
   [[nodiscard]] bool nothing_lost() const;

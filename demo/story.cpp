@@ -201,7 +201,7 @@ Result<void> Story::kill_the_host(Report& report) {
     member.traffic->mark(kill_);
   }
   narrator_.line(
-      narrator_.bad(fmt::format("SIGKILL to all {} processes of hostA at once{}", processes,
+      narrator_.bad(fmt::format("SIGKILL to every process of hostA at once ({}){}", processes,
                                 options_.power_off ? ", its networks silenced" : "")));
   return ok();
 }
@@ -243,7 +243,8 @@ Result<void> Story::take_stock(Report& report) {
   for (Cast& member : cast_) {
     member.traffic->stop();
     const auto reports = member.traffic->report();
-    report.kinds.push_back(summarise(member.traffic->kind(), member.what, reports));
+    report.kinds.push_back(
+        summarise(member.traffic->kind(), member.what, member.long_lived, reports));
     for (const scene::ConnectionReport& connection : reports) {
       if (member.long_lived && connection.outage_ms) {
         report.outages_ms.push_back(*connection.outage_ms);

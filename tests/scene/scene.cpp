@@ -514,12 +514,12 @@ mac = "{}"
                   (options_.guest_directory / "initramfs.gz").string(), guest_address,
                   guest_address_6, options_.guest_parameters, console_log().string(), guest_mac)));
   BOOST_OUTCOME_TRY(understudy_checked(host, {"domain", "start", domain_file().string()}));
-  const auto end = Clock::now() + 60s;
+  const auto end = Clock::now() + 120s;  // five seconds on an idle machine
   std::error_code error;
   while (fs::file_size(console_log(), error) <= ready_before || error ||
          !file_contains(console_log(), "READY")) {
     if (Clock::now() > end) {
-      return fail(ErrorCode::timed_out, "the guest is not ready after 60 s; its console says:\n{}",
+      return fail(ErrorCode::timed_out, "the guest is not ready after 120 s; its console says:\n{}",
                   last_lines(console_log(), 20));
     }
     std::this_thread::sleep_for(50ms);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <sstream>
 
 #include "tests/guest/pattern.h"
 #include "tests/scene/network_namespace.h"
@@ -472,33 +473,37 @@ PingReport parse_ping(const std::string& output, std::optional<Instant> mark) {
   double last_s = 0;
   double outage_gap_s = 0;
   std::vector<double> round_trips_ms;
-  std::size_t begin = 0;
-  while (begin < output.size()) {
-    const std::size_t end = std::min(output.find('\n', begin), output.size());
-    const std::string line = output.substr(begin, end - begin);
-    begin = end + 1;
+  std::istringstream lines(output);
+  std::string line;
+  while (std::getline(lines, line)) {
     double at_s = 0;
     const std::size_t sequence = line.find("icmp_seq=");
-    if (std::sscanf(line.c_str(), "[%lf]", &at_s) == 1 && sequence != std::string::npos &&
-        line.find(" time=") != std::string::npos) {
-      report.sent = std::max<std::uint64_t>(
-          report.sent, std::strtoull(line.c_str() + sequence + 9, nullptr, 10));
-      if (line.find("DUP!") != std::string::npos) {
-        ++report.duplicates;
-        continue;
-      }
-      ++report.received;
-      round_trips_ms.push_back(std::strtod(line.c_str() + line.find(" time=") + 6, nullptr));
-      const double gap_s = at_s - last_s;
-      if (last_s != 0) {
-        report.longest_gap_ms = std::max(report.longest_gap_ms, gap_s * 1000);
-        if (mark && at_s > mark_s && gap_s > outage_gap_s) {
-          outage_gap_s = gap_s;
-          report.outage_ms = (at_s - mark_s) * 1000;
-        }
-      }
-      last_s = at_s;
+    const std::size_t time = line.find(" time=");
+    const std::size_t summary = line.find(" packets transmitted");
+    if (summary != std::string::npos) {
+      report.sent = std::strtoull(line.c_str(), nullptr, 10);
     }
+    if (std::sscanf(line.c_str(), "[%lf]", &at_s) != 1 || sequence == std::string::npos ||
+        time == std::string::npos) {
+      continue;
+    }
+    report.sent = std::max<std::uint64_t>(report.sent,
+                                          std::strtoull(line.c_str() + sequence + 9, nullptr, 10));
+    if (line.find("DUP!") != std::string::npos) {
+      ++report.duplicates;
+      continue;
+    }
+    ++report.received;
+    round_trips_ms.push_back(std::strtod(line.c_str() + time + 6, nullptr));
+    const double gap_s = at_s - last_s;
+    if (last_s != 0) {
+      report.longest_gap_ms = std::max(report.longest_gap_ms, gap_s * 1000);
+      if (mark && at_s > mark_s && gap_s > outage_gap_s) {
+        outage_gap_s = gap_s;
+        report.outage_ms = (at_s - mark_s) * 1000;
+      }
+    }
+    last_s = at_s;
   }
   if (!round_trips_ms.empty()) {
     std::ranges::sort(round_trips_ms);
