@@ -167,9 +167,9 @@ void LedgerTraffic::run(unsigned index, Witness& witness, std::stop_token stop) 
     // just what the audit wants to know.
     auto outcome = socket.send(fmt::format("T {} {} {} {} {} {}\n", order.client, order.sequence,
                                            order.from, order.to, order.amount, order.nonce),
-                               patience, {});
+                               patience, abandoned());
     if (outcome == TcpSocket::Outcome::done) {
-      outcome = socket.receive_line(line, patience, {});
+      outcome = socket.receive_line(line, patience, abandoned());
     }
     if (outcome != TcpSocket::Outcome::done) {
       witness.broke(outcome == TcpSocket::Outcome::closed

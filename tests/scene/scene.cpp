@@ -96,13 +96,17 @@ std::string text_of(const json::object& object, std::string_view key) {
 
 /// Drops what leaves by these devices, from now on: on the way out of the device, the last place,
 /// below bridge and routes, where a frame can get lost. One transaction, so that all go at once.
-Result<void> drop_output(const std::string& where, const std::vector<std::string>& devices) {
+/// `what` is a match in nft's language; empty: everything.
+Result<void> drop_output(const std::string& where, const std::vector<std::string>& devices,
+                         const std::vector<std::string>& what = {""}) {
   std::string rules = "add table netdev scene_cut; ";
   for (const std::string& device : devices) {
     rules += fmt::format(
-        "add chain netdev scene_cut {0} {{ type filter hook egress device {0} priority 0; policy "
-        "drop; }}; ",
+        "add chain netdev scene_cut {0} {{ type filter hook egress device {0} priority 0; }}; ",
         device);
+    for (const std::string& match : what) {
+      rules += fmt::format("add rule netdev scene_cut {} {} drop; ", device, match);
+    }
   }
   BOOST_OUTCOME_TRY(run_checked({"nft", rules}, 10s, where));
   return ok();
@@ -583,8 +587,10 @@ Result<void> Scene::resume(HostId host) {
 
 Result<Instant> Scene::cut(HostId from, Network network) {
   const Instant moment = Instant::now();
-  BOOST_OUTCOME_TRY(
-      drop_output(at(from).network.name(), {network == Network::replication ? "repl" : "up0"}));
+  const bool replication = network == Network::replication;
+  const std::string address = fmt::format("10.{}.0.{}", replication ? 88 : 77, digit(other(from)));
+  BOOST_OUTCOME_TRY(drop_output(at(from).network.name(), {replication ? "repl" : "up0"},
+                                {"ip daddr " + address, "arp daddr ip " + address}));
   return moment;
 }
 

@@ -134,7 +134,8 @@ class Scene {
   /// SIGSTOP to every process of the host; `resume` lets them go on.
   Result<Instant> hang(HostId host);
   Result<void> resume(HostId host);
-  /// Drops silently whatever `from` sends into `network`. Both directions: cut it on both hosts.
+  /// Drops silently whatever the host `from` sends to the other host over `network`; its guest
+  /// still reaches the clients: the worst kind of partition. Both directions: cut it on both hosts.
   Result<Instant> cut(HostId from, Network network);
   /// Undoes all cuts of this host.
   Result<void> heal(HostId host);

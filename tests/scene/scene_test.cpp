@@ -90,6 +90,7 @@ TEST_F(SceneTest, cut_silences_one_direction_of_one_network_until_healed) {
   ASSERT_TRUE(scene->cut(HostId::a, Network::client));
   EXPECT_FALSE(pings(scene->host_namespace(HostId::a), "10.77.0.2", 1));
   EXPECT_TRUE(pings(scene->client_namespace(), "10.77.0.2"));
+  EXPECT_TRUE(pings(scene->client_namespace(), "10.77.0.1")) << "clients still reach the host";
   ASSERT_TRUE(scene->heal(HostId::a));
   EXPECT_TRUE(pings(scene->host_namespace(HostId::a), "10.88.0.2"));
   EXPECT_TRUE(pings(scene->host_namespace(HostId::a), "10.77.0.2"));

@@ -236,9 +236,10 @@ TcpSocket::Outcome TcpSocket::receive_line(std::string& line, std::chrono::milli
 }
 
 TcpSocket::Outcome TcpSocket::receive_rest(std::span<char> bytes, std::size_t& size,
-                                           std::chrono::milliseconds limit) {
+                                           std::chrono::milliseconds limit,
+                                           const std::stop_token& stop) {
   if (buffer_.empty()) {
-    return receive(bytes, size, limit, {});
+    return receive(bytes, size, limit, stop);
   }
   size = buffer_.copy(bytes.data(), bytes.size());
   buffer_.erase(0, size);
@@ -304,6 +305,11 @@ void Traffic::stop() {
     thread.request_stop();
   }
   threads_.clear();
+}
+
+void Traffic::abandon() {
+  abandon_.request_stop();
+  stop();
 }
 
 std::uint64_t Traffic::bytes_verified() const {
@@ -393,11 +399,11 @@ void EchoTraffic::run(unsigned index, Witness& witness, std::stop_token stop) {
     guest::fill_pattern(seed, position, block);
     // Once a block is begun it is seen through: a stop between a request and its answer would leave
     // open whether the connection still works.
-    outcome = socket.send(block, options().patience, {});
+    outcome = socket.send(block, options().patience, abandoned());
     for (std::size_t got = 0; outcome == TcpSocket::Outcome::done && got < block.size();) {
       std::size_t size = 0;
-      outcome =
-          socket.receive({block.data() + got, block.size() - got}, size, options().patience, {});
+      outcome = socket.receive({block.data() + got, block.size() - got}, size, options().patience,
+                               abandoned());
       if (outcome == TcpSocket::Outcome::done) {
         const std::size_t wrong =
             guest::count_wrong(seed, position + got, {block.data() + got, size});
@@ -425,17 +431,18 @@ void HttpTraffic::run(unsigned /*index*/, Witness& witness, std::stop_token stop
   const std::uint64_t seed = guest::web_file_seed(file_bytes_);
   std::vector<char> block(65536);
   while (!stop.stop_requested()) {
-    auto connected = TcpSocket::connect(options().address, options().port, options().patience);
+    auto connected =
+        TcpSocket::connect(options().address, options().port, options().patience, abandoned());
     if (!connected) {
       witness.broke(connected.error().message());
       return;
     }
     TcpSocket& socket = connected.value();
-    auto outcome = socket.send(request, options().patience, {});
+    auto outcome = socket.send(request, options().patience, abandoned());
     std::string line;
     bool first_line = true;
     while (outcome == TcpSocket::Outcome::done) {
-      outcome = socket.receive_line(line, options().patience, {});
+      outcome = socket.receive_line(line, options().patience, abandoned());
       if (outcome != TcpSocket::Outcome::done || line == "\r") {
         break;
       }
@@ -447,7 +454,7 @@ void HttpTraffic::run(unsigned /*index*/, Witness& witness, std::stop_token stop
     std::uint64_t position = 0;
     while (outcome == TcpSocket::Outcome::done) {
       std::size_t size = 0;
-      outcome = socket.receive_rest(block, size, options().patience);
+      outcome = socket.receive_rest(block, size, options().patience, abandoned());
       if (outcome == TcpSocket::Outcome::done) {
         const std::size_t wrong = guest::count_wrong(seed, position, {block.data(), size});
         witness.wrong(wrong);

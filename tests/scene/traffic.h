@@ -120,8 +120,9 @@ class TcpSocket {
   /// Receives one line, without its newline. A line is at most 64 KiB long.
   Outcome receive_line(std::string& line, std::chrono::milliseconds limit,
                        const std::stop_token& stop);
-  /// As receive(), but begins with what came behind the last line; not to be stopped.
-  Outcome receive_rest(std::span<char> bytes, std::size_t& size, std::chrono::milliseconds limit);
+  /// As receive(), but begins with what came behind the last line.
+  Outcome receive_rest(std::span<char> bytes, std::size_t& size, std::chrono::milliseconds limit,
+                       const std::stop_token& stop);
   /// Why the last outcome was `closed`: "Connection reset by peer", "closed by the other side".
   [[nodiscard]] const std::string& reason() const { return reason_; }
   /// The descriptor, still owned here.
@@ -160,6 +161,8 @@ class Traffic {
   void mark(const Instant& moment);
   /// Ends all connections, after the operations under way (or patience) are over.
   void stop();
+  /// Ends all connections at once; operations under way count as broken.
+  void abandon();
 
   [[nodiscard]] const std::string& kind() const { return kind_; }
   [[nodiscard]] const ClientOptions& options() const { return options_; }
@@ -173,8 +176,11 @@ class Traffic {
   /// One connection's work until `stop`; on a thread inside the namespace.
   /// Derived destructors call stop(), before their members go.
   virtual void run(unsigned index, Witness& witness, std::stop_token stop) = 0;
+  /// Stops operations under way; requested by abandon() only.
+  [[nodiscard]] std::stop_token abandoned() const { return abandon_.get_token(); }
 
  private:
+  std::stop_source abandon_;
   std::string kind_;
   ClientOptions options_;
   std::vector<std::unique_ptr<Witness>> witnesses_;

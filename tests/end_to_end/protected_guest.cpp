@@ -1,0 +1,140 @@
+#include "tests/end_to_end/protected_guest.h"
+
+#include <boost/json.hpp>
+#include <iostream>
+#include <thread>
+
+namespace understudy::scene {
+
+using namespace std::chrono_literals;
+namespace json = boost::json;
+
+std::string text_at(const json::object& object, std::string_view key) {
+  const json::value* value = object.if_contains(key);
+  return value != nullptr && value->is_string() ? std::string(value->get_string()) : "";
+}
+
+double number_at(const json::object& object, std::string_view key) {
+  const json::value* value = object.if_contains(key);
+  boost::system::error_code error;
+  const double number = value == nullptr ? 0 : value->to_number<double>(error);
+  return error ? 0 : number;
+}
+
+std::optional<bool> condition_of(const json::object& domain, std::string_view type) {
+  const json::value* conditions = domain.if_contains("conditions");
+  if (conditions == nullptr || !conditions->is_array()) {
+    return std::nullopt;
+  }
+  for (const json::value& entry : conditions->get_array()) {
+    if (entry.is_object() && text_at(entry.get_object(), "type") == type) {
+      const json::value* status = entry.get_object().if_contains("status");
+      return status != nullptr && status->is_bool() ? std::optional(status->get_bool())
+                                                    : std::nullopt;
+    }
+  }
+  return std::nullopt;
+}
+
+void ProtectedGuest::open(SceneOptions options) {
+  auto built = Scene::build(std::move(options));
+  ASSERT_OK(built);
+  scene = std::move(built.value());
+  ASSERT_OK(scene->start_guest());
+  ledger = std::make_unique<LedgerTraffic>(scene->client_options(4));
+  others.push_back(std::make_unique<EchoTraffic>(scene->client_options(2)));
+  others.push_back(std::make_unique<StreamTraffic>(scene->client_options(1), 500'000));
+  ClientOptions version_6 = scene->client_options(1);
+  version_6.address = guest_address_6;
+  others.push_back(std::make_unique<StreamTraffic>(version_6, 100'000));
+  for (Traffic* traffic : all()) {
+    traffic->start();
+  }
+  for (Traffic* traffic : all()) {
+    ASSERT_OK(traffic->wait_for_progress(30s));
+  }
+}
+
+void ProtectedGuest::play(SceneOptions options, const std::string& interval) {
+  ASSERT_NO_FATAL_FAILURE(open(std::move(options)));
+  ASSERT_OK(scene->protect(interval));
+  // Some epochs under traffic, so that a fault meets the machinery at work.
+  const auto protected_at = Clock::now();
+  for (Traffic* traffic : all()) {
+    ASSERT_OK(traffic->wait_for_progress(30s, protected_at + 500ms));
+  }
+}
+
+void ProtectedGuest::TearDown() {
+  if (HasFailure() && scene) {
+    std::cerr << scene->logs();
+  }
+  if (scene && ledger) {
+    // A guest that is gone would make every client wait for its full patience.
+    ledger->abandon();
+    for (auto& traffic : others) {
+      traffic->abandon();
+    }
+  }
+}
+
+void ProtectedGuest::mark(const Instant& moment) {
+  for (Traffic* traffic : all()) {
+    traffic->mark(moment);
+  }
+}
+
+void ProtectedGuest::expect_everyone_goes_on(Clock::time_point since,
+                                             std::chrono::milliseconds limit) {
+  for (Traffic* traffic : all()) {
+    auto progress = traffic->wait_for_progress(limit, since);
+    EXPECT_TRUE(progress) << progress.error().message();
+  }
+}
+
+void ProtectedGuest::expect_nothing_lost() {
+  for (Traffic* traffic : all()) {
+    traffic->stop();
+    for (const ConnectionReport& report : traffic->report()) {
+      EXPECT_TRUE(report.survived)
+          << report.kind << " connection " << report.index << ": " << report.failure;
+      EXPECT_EQ(report.bytes_wrong, 0U) << report.kind << " connection " << report.index;
+      EXPECT_GT(report.bytes_verified, 0U) << report.kind << " connection " << report.index;
+      if (report.outage_ms) {
+        std::cout << report.kind << " connection " << report.index << ": outage "
+                  << static_cast<int>(*report.outage_ms) << " ms\n";
+      }
+    }
+  }
+  auto audit = ledger->audit();
+  ASSERT_OK(audit);
+  EXPECT_TRUE(audit.value().clean()) << audit.value().first_fault;
+  EXPECT_EQ(audit.value().lost, 0U);
+  EXPECT_GT(audit.value().acknowledged, 0U);
+}
+
+bool ProtectedGuest::silent_for(std::chrono::milliseconds time) {
+  const auto bytes = [this] {
+    std::uint64_t sum = 0;
+    for (const Traffic* traffic : all()) {
+      sum += traffic->bytes_verified();
+    }
+    return sum;
+  };
+  const std::uint64_t before = bytes();
+  std::this_thread::sleep_for(time);
+  return bytes() == before;
+}
+
+std::vector<Traffic*> ProtectedGuest::all() const {
+  std::vector<Traffic*> everyone;
+  if (ledger) {
+    everyone.push_back(ledger.get());
+  }
+  for (const auto& traffic : others) {
+    everyone.push_back(traffic.get());
+  }
+  return everyone;
+}
+
+}  // namespace understudy::scene

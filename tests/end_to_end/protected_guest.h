@@ -1,0 +1,57 @@
+// The common beginning of the end-to-end tests: a scene, a guest on host A, clients at work,
+// protection; and the common end: what the clients must be able to say.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <boost/json/object.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/scene/scene.h"
+
+namespace understudy::scene {
+
+/// Fails the test with the error's message.
+#define ASSERT_OK(expression)                                        \
+  do {                                                               \
+    auto&& asserted = (expression);                                  \
+    ASSERT_TRUE(asserted.has_value()) << asserted.error().message(); \
+  } while (false)
+
+/// Text, number and truth in a domain object; "" , 0, nothing where absent.
+std::string text_at(const boost::json::object& object, std::string_view key);
+double number_at(const boost::json::object& object, std::string_view key);
+/// The status of the condition `type`, if the domain has it and it is known.
+std::optional<bool> condition_of(const boost::json::object& domain, std::string_view type);
+
+class ProtectedGuest : public ::testing::Test {
+ protected:
+  /// Sets up the scene and the guest, starts the clients, protects.
+  void play(SceneOptions options = options_from_environment(),
+            const std::string& interval = "25ms");
+  /// Only scene, guest and clients.
+  void open(SceneOptions options = options_from_environment());
+
+  void TearDown() override;
+
+  /// Marks the moment of the fault for all clients.
+  void mark(const Instant& moment);
+  /// Waits until every connection has verified bytes that came after `since`.
+  void expect_everyone_goes_on(Clock::time_point since,
+                               std::chrono::milliseconds limit = std::chrono::seconds(20));
+  /// Stops the clients: all connections survived, every byte right, no receipt broken.
+  void expect_nothing_lost();
+  /// True if no client has verified a byte for `time`.
+  bool silent_for(std::chrono::milliseconds time);
+
+  std::unique_ptr<Scene> scene;
+  std::unique_ptr<LedgerTraffic> ledger;
+  std::vector<std::unique_ptr<Traffic>> others;
+
+ private:
+  std::vector<Traffic*> all() const;
+};
+
+}  // namespace understudy::scene
