@@ -142,19 +142,22 @@ EpochPrimary::Actions EpochPrimary::on_capture_failed(Instant now) {
     return actions;
   }
   actions.push_back(Report{Event::capture_failed, issued_});
-  if (++capture_failures_ >= config_.capture_failures_max) {
-    actions.push_back(Report{Event::capture_gave_up, issued_});
-    if (!exposed_) {
-      // It never was protected; the request has failed and the guest is as it was.
-      state_ = State::ended;
-      return actions;
-    }
-    trouble_ = Event::capture_gave_up;
-    lose_backup(actions);
+  ++capture_failures_;
+  state_ = State::synchronising;
+  if (capture_failures_ < config_.capture_failures_max) {
+    retry_at_ = now + config_.capture_retry;
     return actions;
   }
-  state_ = State::synchronising;
-  retry_at_ = now + config_.capture_retry;
+  if (capture_failures_ == config_.capture_failures_max) {
+    actions.push_back(Report{Event::capture_keeps_failing, issued_});
+  }
+  if (!exposed_) {
+    // It never was protected; the request has failed and the guest is as it was.
+    state_ = State::ended;
+    return actions;
+  }
+  lose_backup(actions);
+  retry_at_ = now + 10 * config_.capture_retry;
   return actions;
 }
 
@@ -290,7 +293,7 @@ void EpochPrimary::on_interval_changed(std::chrono::microseconds interval) {
 
 Instant EpochPrimary::next_deadline() const {
   if (over() || state_ == State::solo || !can_capture()) return kNever;
-  if (state_ == State::synchronising) return retry_at_.value_or(kNever);
+  if (retry_at_) return *retry_at_;
   if (state_ != State::protecting || stretched_) return kNever;
   return next_capture_;
 }
@@ -312,8 +315,8 @@ void EpochPrimary::meet_generation(Generation generation, PeerRole role, Actions
     state_ = State::superseded;
     unacknowledged_.clear();
     going_solo_.reset();
-    actions.push_back(DestroyDomain{generation});
     actions.push_back(Report{Event::superseded, captured_});
+    actions.push_back(DestroyDomain{generation});
     return;
   }
   if (role == PeerRole::promoting) return bar(Event::peer_promoting, actions);
@@ -423,8 +426,8 @@ std::string_view to_string(EpochPrimary::Event event) {
       return "resynchronising";
     case EpochPrimary::Event::capture_failed:
       return "capture_failed";
-    case EpochPrimary::Event::capture_gave_up:
-      return "capture_gave_up";
+    case EpochPrimary::Event::capture_keeps_failing:
+      return "capture_keeps_failing";
     case EpochPrimary::Event::peer_promoting:
       return "peer_promoting";
     case EpochPrimary::Event::peer_outdated:

@@ -85,7 +85,8 @@ class EpochPrimary {
     std::chrono::microseconds lease{150'000};
     /// Wait before a failed capture is tried again.
     std::chrono::microseconds capture_retry{100'000};
-    /// Failures in a row after which we stop trying until the link comes anew.
+    /// After so many failures in a row a first protection is given up; a later one counts its
+    /// backup as lost (so that the operator may say solo) and tries on, ten times slower.
     std::uint32_t capture_failures_max = 3;
     /// True when the agent was restarted under a running protected domain: the backup may hold a
     /// promotable image, so the gate is closed from the start.
@@ -111,7 +112,10 @@ class EpochPrimary {
   struct Release {
     EpochId up_to;
   };
-  /// Let out what is held and all that comes: solo, or no longer protected.
+  /// Let out what is held and all that comes: solo, no longer protected, or (state synchronising)
+  /// not yet. An agent's durable record 'protected: start with the gate closed' is written before
+  /// the first checkpoint of a protection is sent, and taken back only in state solo or ended, not
+  /// by this action alone: the next attempt may have made the backup whole when the agent dies.
   struct OpenGate {};
   /// Write `generation` where it survives a crash, then call on_generation_persisted.
   struct PersistGeneration {
@@ -133,7 +137,7 @@ class EpochPrimary {
     backup_lost,             ///< Output is held from here.
     resynchronising,         ///< Full copy after a broken link or a failed capture.
     capture_failed,          ///< Will be tried again.
-    capture_gave_up,         ///< Will not be tried again before the link comes anew.
+    capture_keeps_failing,   ///< As often as allowed: given up, or tried on slowly.
     peer_promoting,          ///< The backup is about to take over; we stay mute.
     peer_outdated,           ///< An outdated copy runs there, mute; it will be destroyed.
     superseded,              ///< It has taken over.

@@ -17,166 +17,13 @@
 #include "failover/failure_detector.h"
 #include "failover/promotion.h"
 #include "tests/sim/oracle.h"
+#include "tests/sim/parts.h"
 
 namespace understudy::sim {
 namespace {
 
-/// Simulated time: microseconds since the beginning, nobody's clock.
-using Time = std::int64_t;
-constexpr Time kMs = 1000;
 constexpr Time kHealAt = 1500 * kMs;
 constexpr Time kEnd = 6500 * kMs;
-
-template <typename... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
-template <typename... Ts>
-Overloaded(Ts...) -> Overloaded<Ts...>;
-
-/// One record on a bulk connection.
-struct Message {
-  enum class Kind { hello, welcome, begin, page, end, acknowledge, ask_discard, discarded };
-  Kind kind = Kind::hello;
-  ProtectionId protection;
-  Generation generation;
-  EpochId epoch;
-  EpochId base;
-  std::size_t page = 0;
-  std::uint64_t value = 0;  ///< Of a page; of an end: the number of pages before it.
-  std::uint64_t n = 0;
-  std::uint64_t h = 0;
-  Instance origin = 0;
-  PeerView view;
-};
-
-struct Heartbeat {
-  std::size_t path = 0;
-  Instant sent_at;  ///< On the sender's clock.
-  std::optional<Instant> echo;
-  PeerView view;
-};
-
-/// The way out of a domain, as netbuffer/ promises it.
-class Gate {
- public:
-  template <typename Deliver>
-  void emit(const Frame& frame, const Deliver& deliver) {
-    if (open_) {
-      deliver(frame);
-    } else {
-      held_.push_back({frame, EpochId{}});
-    }
-  }
-  void seal(EpochId epoch) {
-    open_ = false;
-    for (auto& held : held_) {
-      if (held.sealed == EpochId{}) held.sealed = epoch;
-    }
-  }
-  template <typename Deliver>
-  void release(EpochId up_to, const Deliver& deliver) {
-    while (!held_.empty() && held_.front().sealed != EpochId{} && held_.front().sealed <= up_to) {
-      deliver(held_.front().frame);
-      held_.pop_front();
-    }
-  }
-  template <typename Deliver>
-  void open(const Deliver& deliver) {
-    open_ = true;
-    for (const auto& held : held_) deliver(held.frame);
-    held_.clear();
-  }
-
- private:
-  struct Held {
-    Frame frame;
-    EpochId sealed;  ///< 0 until a capture seals it.
-  };
-  bool open_ = false;
-  std::deque<Held> held_;
-};
-
-struct Domain {
-  GuestState state;
-  Instance instance = 0;
-  std::uint32_t dirty = 0;
-  bool paused = false;
-};
-
-struct Staged {
-  EpochId epoch;
-  bool in_place = false;
-  std::map<std::size_t, std::uint64_t> pages;
-  std::uint64_t n = 0;
-  std::uint64_t h = 0;
-  std::uint64_t count = 0;
-};
-
-/// What the backup side of a host has in memory, as a fact.
-struct Image {
-  GuestState memory;    ///< The paused domain.
-  Instance origin = 0;  ///< Whose copy.
-  bool whole = false;   ///< Some epoch is there completely (in memory or staged).
-  std::uint64_t whole_n = 0;
-};
-
-/// What survives a crash.
-struct Disk {
-  Generation generation{1};
-  bool voice = false;  ///< The domain runs here unprotected (or solo).
-  ProtectionId protection;
-};
-
-struct Host {
-  int id = 0;
-  bool up = true;
-  std::uint32_t incarnation = 0;  ///< Of the agent.
-  Time stalled_until = 0;
-  Time clock_origin = 0;
-  Time clock_rate = 1000;  ///< Thousandths.
-  std::uint64_t steps = 0;
-  Time tick_at = 0;
-
-  Disk disk;
-  std::optional<Domain> domain;
-  Gate gate;
-  std::optional<FailureDetector> detector;
-  std::optional<Instant> peer_sent_at;  ///< Newest heartbeat of the peer, its clock.
-
-  // As primary.
-  std::optional<EpochPrimary> primary;
-  std::size_t link = 0;     ///< The connection that stands, 0 none.
-  std::size_t attempt = 0;  ///< The connection that was begun.
-  Time attempt_at = 0;
-  Time mute_since = 0;
-  std::map<EpochId, std::uint32_t> masks;  ///< Pages written in each epoch.
-  bool fail_captures = false;
-  // What the operator has asked for and allowed: the truth for the oracle.
-  ProtectionId asked_protection;
-  bool solo_said = false;
-  bool unprotect_said = false;
-
-  // As backup.
-  std::unique_ptr<EpochBackup> backup;
-  std::unique_ptr<Promotion> promotion;
-  std::size_t peer_link = 0;
-  Image image;
-  std::optional<Staged> staging;
-  std::map<EpochId, Staged> whole;
-  bool disk_full = false;
-  Time next_wish = 0;
-  bool peer_gone = false;
-  bool decided = false;
-};
-
-struct Connection {
-  int from = 0;  ///< The primary's host.
-  bool dead = false;
-  Time cut_at = 0;
-  std::array<Time, 2> last{};  ///< Newest delivery, by sending host.
-  std::array<std::vector<Message>, 2> waiting;
-};
 
 class World {
  public:
@@ -553,78 +400,14 @@ class World {
   void act(Host& host, const EpochPrimary::Actions& actions) {
     for (const auto& action : actions) {
       if (!host.primary || !host.domain) return;
-      std::visit(Overloaded{[&](const EpochPrimary::SealAndCapture& capture) {
-                              final_pause(host, capture.epoch, capture.base, false);
-                            },
-                            [&](const EpochPrimary::Synchronise& copy) { synchronise(host, copy); },
-                            [&](const EpochPrimary::Release& release) {
-                              host.gate.release(release.up_to, deliver_from(host));
-                            },
-                            [&](const EpochPrimary::OpenGate&) {
-                              tell("host {} gate open ({})", host.id,
-                                   to_string(host.primary->state()));
-                              host.disk.voice = true;
-                              host.gate.open(deliver_from(host));
-                            },
-                            [&](const EpochPrimary::PersistGeneration& persist_it) {
-                              persist(host, persist_it.generation,
-                                      [this, &host, persist_it](bool written) {
-                                        if (written && host.primary) {
-                                          act(host, host.primary->on_generation_persisted(
-                                                        clock(host), persist_it.generation));
-                                        }
-                                      });
-                            },
-                            [&](const EpochPrimary::AskDiscard&) {
-                              Message message;
-                              message.kind = Message::Kind::ask_discard;
-                              message.protection = host.primary->protection();
-                              message.generation = host.primary->generation();
-                              send(host.link, host, message);
-                            },
-                            [&](const EpochPrimary::DestroyDomain& destroy) {
-                              tell("host {} destroys its copy", host.id);
-                              drop_domain(host);
-                              write(host, std::max(host.disk.generation, destroy.generation));
-                            },
-                            [&](const EpochPrimary::Reconnect&) { break_connection(host.link); },
-                            [&](const EpochPrimary::Report& report) { note(host, report); }},
-                 action);
+      std::visit([&](const auto& what) { perform(host, what); }, action);
     }
   }
-  void note(const Host& host, const EpochPrimary::Report& report) {
-    tell("host {} primary: {} (epoch {})", host.id, to_string(report.event), report.epoch);
-    switch (report.event) {
-      case EpochPrimary::Event::superseded:
-        return reached(Reached::superseded);
-      case EpochPrimary::Event::newer_copy_lost:
-        return reached(Reached::newer_copy_lost);
-      case EpochPrimary::Event::peer_promoting:
-        return reached(Reached::peer_promoting);
-      case EpochPrimary::Event::capture_failed:
-        return reached(Reached::capture_failed);
-      case EpochPrimary::Event::capture_gave_up:
-        return reached(Reached::capture_gave_up);
-      case EpochPrimary::Event::went_solo:
-        return reached(Reached::went_solo);
-      case EpochPrimary::Event::unprotected:
-        return reached(Reached::unprotected);
-      case EpochPrimary::Event::acknowledgement_refused:
-        return reached(Reached::acknowledgement_refused);
-      default:
-        return;
-    }
+  void perform(Host& host, const EpochPrimary::SealAndCapture& capture) {
+    final_pause(host, capture.epoch, capture.base, false);
   }
-
-  void drop_domain(Host& host) {
-    host.domain.reset();
-    host.gate = Gate{};
-    host.masks.clear();
-    host.disk.voice = false;
-  }
-
   /// Full copy while the guest runs, or the pages since `base` where this world remembers them.
-  void synchronise(Host& host, const EpochPrimary::Synchronise& copy) {
+  void perform(Host& host, const EpochPrimary::Synchronise& copy) {
     const bool incremental = incremental_ && copy.base != EpochId{};
     reached(incremental ? Reached::incremental_copy : Reached::full_copy);
     tell("host {} synchronises epoch {} upon {}", host.id, copy.epoch, copy.base);
@@ -639,6 +422,64 @@ class World {
     send(host.link, host, begin_of(host, copy.epoch, EpochId{}));
     copy_live(host, copy.epoch, host.link, 0);
   }
+  void perform(Host& host, const EpochPrimary::Release& release) {
+    host.gate.release(release.up_to, deliver_from(host));
+  }
+  void perform(Host& host, const EpochPrimary::OpenGate&) {
+    tell("host {} gate open ({})", host.id, to_string(host.primary->state()));
+    // After a failed first capture the protection goes on: its record must stay.
+    if (host.primary->state() != EpochPrimary::State::synchronising) host.disk.voice = true;
+    host.gate.open(deliver_from(host));
+  }
+  void perform(Host& host, const EpochPrimary::PersistGeneration& it) {
+    persist(host, it.generation, [this, &host, generation = it.generation](bool written) {
+      if (!written || !host.primary) return;
+      act(host, host.primary->on_generation_persisted(clock(host), generation));
+    });
+  }
+  void perform(Host& host, const EpochPrimary::AskDiscard&) {
+    Message message;
+    message.kind = Message::Kind::ask_discard;
+    message.protection = host.primary->protection();
+    message.generation = host.primary->generation();
+    send(host.link, host, message);
+  }
+  void perform(Host& host, const EpochPrimary::DestroyDomain& destroy) {
+    tell("host {} destroys its copy", host.id);
+    drop_domain(host);
+    write(host, std::max(host.disk.generation, destroy.generation));
+  }
+  void perform(Host& host, const EpochPrimary::Reconnect&) { break_connection(host.link); }
+  void perform(Host& host, const EpochPrimary::Report& report) { note(host, report); }
+  void note(const Host& host, const EpochPrimary::Report& report) {
+    tell("host {} primary: {} (epoch {})", host.id, to_string(report.event), report.epoch);
+    switch (report.event) {
+      case EpochPrimary::Event::superseded:
+        return reached(Reached::superseded);
+      case EpochPrimary::Event::newer_copy_lost:
+        return reached(Reached::newer_copy_lost);
+      case EpochPrimary::Event::peer_promoting:
+        return reached(Reached::peer_promoting);
+      case EpochPrimary::Event::capture_failed:
+        return reached(Reached::capture_failed);
+      case EpochPrimary::Event::capture_keeps_failing:
+        return reached(Reached::capture_keeps_failing);
+      case EpochPrimary::Event::went_solo:
+        return reached(Reached::went_solo);
+      case EpochPrimary::Event::unprotected:
+        return reached(Reached::unprotected);
+      default:
+        return;
+    }
+  }
+
+  void drop_domain(Host& host) {
+    host.domain.reset();
+    host.gate = Gate{};
+    host.masks.clear();
+    host.disk.voice = false;
+  }
+
   Message begin_of(const Host& host, EpochId epoch, EpochId base) {
     Message begin;
     begin.kind = Message::Kind::begin;
@@ -849,63 +690,54 @@ class World {
 
   void act(Host& host, const EpochBackup::Actions& actions) {
     for (const auto& action : actions) {
-      std::visit(Overloaded{[&](const EpochBackup::Stage& stage) {
-                              host.staging = Staged{stage.epoch, stage.in_place, {}, 0, 0, 0};
-                              if (stage.in_place) {
-                                host.whole.clear();
-                                host.image = Image{};
-                              }
-                            },
-                            [&](const EpochBackup::Acknowledge& whole) {
-                                            Message answer;
-                              answer.protection = whole.protection;
-                              answer.generation = whole.generation;
-                              answer.epoch = whole.epoch;
-                              acknowledge(host, answer);
-                            },
-                            [&](const EpochBackup::Apply& it) {
-                              after(host, random_.between(200, 4 * kMs),
-                                    [this, &host, epoch = it.epoch] { apply(host, epoch); });
-                            },
-                            [&](const EpochBackup::DropStaged& drop) {
-                              host.whole.erase(drop.epoch);
-                              if (!host.staging || host.staging->epoch != drop.epoch) return;
-                              if (options_.canary == Canary::apply_half) {
-                                for (const auto& [page, value] : host.staging->pages) {
-                                  host.image.memory.pages[page] = value;
-                                }
-                              }
-                              host.staging.reset();
-                            },
-                            [&](const EpochBackup::DiscardImage& discard) {
-                              host.staging.reset();
-                              host.whole.clear();
-                              host.image = Image{};
-                              Message discarded;
-                              discarded.kind = Message::Kind::discarded;
-                              discarded.protection = discard.protection;
-                              send(host.peer_link, host, discarded);
-                            },
-                            [&](const EpochBackup::Refuse& refuse) {
-                              tell("host {} backup refuses epoch {}: {}", host.id, refuse.epoch,
-                                   to_string(refuse.reason));
-                              reached(Reached::backup_refused);
-                              break_connection(host.peer_link);
-                            },
-                            [&](const EpochBackup::Report& report) {
-                              tell("host {} backup: {} (epoch {})", host.id,
-                                   to_string(report.event), report.epoch);
-                              if (report.event == EpochBackup::Event::checkpoint_dropped) {
-                                reached(Reached::checkpoint_dropped);
-                                // Of a copy in place nothing is left to finish.
-                                if (host.staging && host.staging->in_place) host.staging.reset();
-                              }
-                              if (report.event == EpochBackup::Event::image_outdated) {
-                                reached(Reached::image_outdated);
-                              }
-                            }},
-                 action);
+      std::visit([&](const auto& what) { perform(host, what); }, action);
     }
+  }
+  void perform(Host& host, const EpochBackup::Stage& stage) {
+    host.staging = Staged{stage.epoch, stage.in_place, {}, 0, 0, 0};
+    if (!stage.in_place) return;
+    host.whole.clear();
+    host.image = Image{};
+  }
+  void perform(Host& host, const EpochBackup::Acknowledge& whole) {
+    Message answer;
+    answer.protection = whole.protection;
+    answer.generation = whole.generation;
+    answer.epoch = whole.epoch;
+    acknowledge(host, answer);
+  }
+  void perform(Host& host, const EpochBackup::Apply& it) {
+    after(host, random_.between(200, 4 * kMs),
+          [this, &host, epoch = it.epoch] { apply(host, epoch); });
+  }
+  void perform(Host& host, const EpochBackup::DropStaged& drop) {
+    host.whole.erase(drop.epoch);
+    if (!host.staging || host.staging->epoch != drop.epoch) return;
+    if (options_.canary == Canary::apply_half) {
+      for (const auto& [page, value] : host.staging->pages) host.image.memory.pages[page] = value;
+    }
+    host.staging.reset();
+  }
+  void perform(Host& host, const EpochBackup::DiscardImage& discard) {
+    host.staging.reset();
+    host.whole.clear();
+    host.image = Image{};
+    Message discarded;
+    discarded.kind = Message::Kind::discarded;
+    discarded.protection = discard.protection;
+    send(host.peer_link, host, discarded);
+  }
+  void perform(Host& host, const EpochBackup::Refuse& refuse) {
+    tell("host {} backup refuses epoch {}: {}", host.id, refuse.epoch, to_string(refuse.reason));
+    reached(Reached::backup_refused);
+    break_connection(host.peer_link);
+  }
+  void perform(Host& host, const EpochBackup::Report& report) {
+    tell("host {} backup: {} (epoch {})", host.id, to_string(report.event), report.epoch);
+    if (report.event != EpochBackup::Event::checkpoint_dropped) return;
+    reached(Reached::checkpoint_dropped);
+    // Of a copy in place nothing is left to finish.
+    if (host.staging && host.staging->in_place) host.staging.reset();
   }
 
   // --- promotion ---
@@ -935,46 +767,43 @@ class World {
   void act(Host& host, const Promotion::Actions& actions) {
     for (const auto& action : actions) {
       if (!host.promotion) return;
-      std::visit(
-          Overloaded{[&](const Promotion::PersistGeneration& persist_it) {
-                       persist(host, persist_it.generation, [this, &host](bool written) {
-                         if (!host.promotion) return;
-                         if (written) {
-                           act(host, host.promotion->on_generation_persisted(clock(host)));
-                         } else {
-                           reached(Reached::promotion_failed);
-                           host.promotion->on_failed(clock(host));
-                         }
-                       });
-                     },
-                     [&](const Promotion::ResumeDomain&) {
-                       after(host, random_.between(kMs, 8 * kMs), [this, &host] { resume(host); });
-                     },
-                     [&](const Promotion::OpenGate&) {
-                       tell("host {} speaks as instance {}", host.id, host.domain->instance);
-                       host.disk.voice = true;
-                       host.disk.protection = ProtectionId{};
-                       host.gate.open(deliver_from(host));
-                     },
-                     [&](const Promotion::Announce&) {
-                       after(host, kMs, [this, &host] {
-                         if (host.promotion) host.promotion->on_announced(clock(host));
-                       });
-                       after(host, 10 * kMs, [this, &host] {
-                         if (!host.promotion) return;
-                         host.promotion->on_done(clock(host));
-                         host.promotion.reset();
-                         host.backup.reset();
-                       });
-                     },
-                     [&](const Promotion::Refused& refused) {
-                       tell("host {} promotion refused: {}", host.id, to_string(refused.refusal));
-                       if (refused.refusal == Promotion::Refusal::image_incomplete) {
-                         reached(Reached::image_incomplete);
-                       }
-                     }},
-          action);
+      std::visit([&](const auto& what) { perform(host, what); }, action);
     }
+  }
+  void perform(Host& host, const Promotion::PersistGeneration& it) {
+    persist(host, it.generation, [this, &host](bool written) {
+      if (!host.promotion) return;
+      if (written) {
+        act(host, host.promotion->on_generation_persisted(clock(host)));
+        return;
+      }
+      reached(Reached::promotion_failed);
+      host.promotion->on_failed(clock(host));
+    });
+  }
+  void perform(Host& host, const Promotion::ResumeDomain&) {
+    after(host, random_.between(kMs, 8 * kMs), [this, &host] { resume(host); });
+  }
+  void perform(Host& host, const Promotion::OpenGate&) {
+    tell("host {} speaks as instance {}", host.id, host.domain->instance);
+    host.disk.voice = true;
+    host.disk.protection = ProtectionId{};
+    host.gate.open(deliver_from(host));
+  }
+  void perform(Host& host, const Promotion::Announce&) {
+    after(host, kMs, [this, &host] {
+      if (host.promotion) host.promotion->on_announced(clock(host));
+    });
+    after(host, 10 * kMs, [this, &host] {
+      if (!host.promotion) return;
+      host.promotion->on_done(clock(host));
+      host.promotion.reset();
+      host.backup.reset();
+    });
+  }
+  void perform(const Host& host, const Promotion::Refused& refused) {
+    tell("host {} promotion refused: {}", host.id, to_string(refused.refusal));
+    if (refused.refusal == Promotion::Refusal::image_incomplete) reached(Reached::image_incomplete);
   }
   void resume(Host& host) {
     if (!host.promotion || host.domain) return;
@@ -1020,6 +849,7 @@ class World {
   // --- faults ---
 
   void strike(Fault fault, Host& host) {
+    outcome_.whole_when_struck = hosts_[0].image.whole || hosts_[1].image.whole;
     const auto id = static_cast<std::size_t>(host.id);
     switch (fault) {
       case Fault::crash:
@@ -1028,7 +858,8 @@ class World {
         return restart_agent(host);
       case Fault::stall: {
         if (!host.up) return;
-        host.stalled_until = now_ + random_.between(50 * kMs, 700 * kMs);
+        host.stalled_until =
+            std::max(host.stalled_until, now_ + random_.between(50 * kMs, 700 * kMs));
         tell("host {} stalls until {} ms", host.id, host.stalled_until / kMs);
         // The timer fires before the sockets are read: the worst order.
         queue_.push({host.stalled_until, order_++, host.id, host.incarnation,
@@ -1139,7 +970,7 @@ class World {
         return;
       }
     }
-    lost_ = true;
+    lost_ = outcome_.lost = true;
     tell("the domain is lost: more faults than the budget allows");
     reached(Reached::domain_lost_to_two_faults);
   }
@@ -1148,7 +979,6 @@ class World {
     tell("everything is repaired");
     for (Host& host : hosts_) {
       come_back(host);
-      host.stalled_until = std::min(host.stalled_until, now_);
       host.disk_full = host.fail_captures = false;
     }
     cut_until_ = {};
@@ -1332,12 +1162,10 @@ std::string_view name_of(Reached what) {
                                                                  "incremental_copy",
                                                                  "full_copy",
                                                                  "capture_failed",
-                                                                 "capture_gave_up",
+                                                                 "capture_keeps_failing",
                                                                  "captured_for_dead_link",
                                                                  "checkpoint_dropped",
                                                                  "backup_refused",
-                                                                 "acknowledgement_refused",
-                                                                 "image_outdated",
                                                                  "went_solo",
                                                                  "unprotected",
                                                                  "unprotect_confirmed_by_hello",

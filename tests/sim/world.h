@@ -66,12 +66,10 @@ enum class Reached {
   incremental_copy,
   full_copy,
   capture_failed,
-  capture_gave_up,
+  capture_keeps_failing,
   captured_for_dead_link,
   checkpoint_dropped,
   backup_refused,
-  acknowledgement_refused,
-  image_outdated,
   went_solo,
   unprotected,
   unprotect_confirmed_by_hello,
@@ -79,7 +77,8 @@ enum class Reached {
   own_stall_noticed,
   domain_lost_to_two_faults,
 };
-inline constexpr std::size_t kReached = 28;
+inline constexpr std::size_t kReached = 26;
+/// The name of `what` as it is written above.
 std::string_view name_of(Reached what);
 
 struct Options {
@@ -101,8 +100,10 @@ struct Outcome {
   std::string violation;  ///< Empty if all went well.
   std::array<std::uint32_t, kReached> reached{};
   std::array<std::uint64_t, 2> steps{};  ///< Events on each host.
-  std::uint64_t released = 0;            ///< Frames that the client got.
-  std::uint64_t trace_digest = 0;        ///< Equal for equal runs.
+  bool lost = false;  ///< No copy was left that knew all that the client had been told.
+  bool whole_when_struck = false;  ///< The backup held a whole image when the last fault struck.
+  std::uint64_t released = 0;      ///< Frames that the client got.
+  std::uint64_t trace_digest = 0;  ///< Equal for equal runs.
 };
 
 /// Runs one schedule from beginning to end. Equal options give equal outcomes.
