@@ -1,0 +1,385 @@
+// The primary's decisions one by one: what each event asks for, and above all what it does not.
+//
+// The interplay of both sides is tests/sim's; here each rule has a test that names the fault it
+// prevents. Times are milliseconds after an arbitrary beginning.
+#include "checkpoint/epoch_primary.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace understudy {
+namespace {
+
+using Primary = EpochPrimary;
+
+Instant at(int ms) {
+  return Instant{} + std::chrono::hours(1) + std::chrono::milliseconds(ms);
+}
+
+template <typename T>
+std::vector<T> all(const Primary::Actions& actions) {
+  std::vector<T> found;
+  for (const auto& action : actions) {
+    if (const T* one = std::get_if<T>(&action)) found.push_back(*one);
+  }
+  return found;
+}
+template <typename T>
+bool has(const Primary::Actions& actions) {
+  return !all<T>(actions).empty();
+}
+bool reports(const Primary::Actions& actions, Primary::Event event) {
+  const auto reports = all<Primary::Report>(actions);
+  return std::any_of(reports.begin(), reports.end(),
+                     [&](const Primary::Report& one) { return one.event == event; });
+}
+
+constexpr ProtectionId kProtection{77};
+constexpr Generation kGeneration{3};
+
+PeerView nothing() {
+  return {{}, kGeneration, {}, PeerRole::none};
+}
+PeerView holding(std::uint64_t committed) {
+  return {kProtection, kGeneration, EpochId{committed}, PeerRole::holding};
+}
+PeerView running(std::uint64_t generation) {
+  return {{}, Generation{generation}, {}, PeerRole::running};
+}
+
+class EpochPrimaryTest : public ::testing::Test {
+ protected:
+  static Primary::Config config() {
+    Primary::Config config;
+    config.protection = kProtection;
+    config.generation = kGeneration;
+    return config;
+  }
+  Primary::Actions acknowledge(int ms, std::uint64_t epoch) {
+    return primary.on_acknowledged(at(ms), kProtection, kGeneration, EpochId{epoch});
+  }
+  /// Epoch 1 captured at 0 ms and committed at 2 ms: the next capture is due at 25 ms.
+  void protect() {
+    primary.on_link_up(at(0), nothing());
+    primary.on_captured(at(0), EpochId{1});
+    acknowledge(2, 1);
+    ASSERT_EQ(primary.state(), Primary::State::protecting);
+  }
+  /// Starts and ends the capture that is due at `ms`.
+  void capture(int ms) {
+    const auto captures = all<Primary::SealAndCapture>(primary.on_tick(at(ms)));
+    ASSERT_EQ(captures.size(), 1U);
+    primary.on_captured(at(ms + 1), captures[0].epoch);
+  }
+
+  Primary primary{config()};
+};
+
+TEST_F(EpochPrimaryTest, first_synchronisation_ends_in_protection) {
+  const auto begun = all<Primary::Synchronise>(primary.on_link_up(at(0), nothing()));
+  ASSERT_EQ(begun.size(), 1U);
+  EXPECT_EQ(begun[0].epoch, EpochId{1});
+  EXPECT_EQ(begun[0].base, EpochId{0});
+  EXPECT_FALSE(primary.exposed());
+  primary.on_captured(at(5), EpochId{1});
+  EXPECT_TRUE(primary.exposed());
+  const auto actions = acknowledge(7, 1);
+  EXPECT_TRUE(reports(actions, Primary::Event::first_protected));
+  EXPECT_EQ(all<Primary::Release>(actions).at(0).up_to, EpochId{1});
+  EXPECT_EQ(primary.next_deadline(), at(30));
+}
+
+TEST_F(EpochPrimaryTest, nothing_is_released_by_capturing_sending_or_waiting) {
+  protect();
+  capture(25);
+  primary.on_sent(EpochId{2});
+  EXPECT_EQ(primary.released(), EpochId{1});
+  EXPECT_FALSE(has<Primary::Release>(primary.on_tick(at(10'000))));
+  EXPECT_EQ(primary.released(), EpochId{1});
+}
+
+TEST_F(EpochPrimaryTest,
+       acknowledgement_of_another_protection_generation_or_epoch_releases_nothing) {
+  protect();
+  capture(25);
+  EXPECT_TRUE(reports(primary.on_acknowledged(at(27), ProtectionId{78}, kGeneration, EpochId{2}),
+                      Primary::Event::acknowledgement_refused));
+  EXPECT_TRUE(reports(primary.on_acknowledged(at(27), kProtection, Generation{2}, EpochId{2}),
+                      Primary::Event::acknowledgement_refused));
+  EXPECT_TRUE(reports(acknowledge(27, 3), Primary::Event::acknowledgement_refused));
+  EXPECT_TRUE(acknowledge(27, 1).empty());  // Said before: normal.
+  EXPECT_EQ(primary.released(), EpochId{1});
+}
+
+TEST_F(EpochPrimaryTest, epochs_stretch_while_the_limit_is_in_flight) {
+  protect();
+  capture(25);
+  capture(50);
+  EXPECT_EQ(primary.in_flight(), 2U);
+  EXPECT_FALSE(has<Primary::SealAndCapture>(primary.on_tick(at(75))));
+  EXPECT_TRUE(primary.stretched());
+  EXPECT_EQ(primary.next_deadline(), kNever);
+  const auto actions = acknowledge(90, 2);
+  EXPECT_EQ(all<Primary::SealAndCapture>(actions).at(0).epoch, EpochId{4});
+  EXPECT_EQ(all<Primary::SealAndCapture>(actions).at(0).base, EpochId{3});
+  EXPECT_FALSE(primary.stretched());
+}
+
+TEST_F(EpochPrimaryTest,
+       acknowledgement_read_after_a_stall_waits_for_proof_that_the_backup_hears_us) {
+  protect();
+  capture(25);
+  // Captured at 26 ms, read at 400 ms: by now the backup may have promoted and spoken.
+  EXPECT_FALSE(has<Primary::Release>(acknowledge(400, 2)));
+  EXPECT_EQ(primary.acknowledged(), EpochId{2});
+  EXPECT_EQ(primary.released(), EpochId{1});
+  // A heartbeat that comes back, but was sent too long ago, proves nothing new.
+  EXPECT_TRUE(primary.on_peer_heard(at(420), at(260)).empty());
+  const auto actions = primary.on_peer_heard(at(450), at(410));
+  EXPECT_EQ(all<Primary::Release>(actions).at(0).up_to, EpochId{2});
+}
+
+TEST_F(EpochPrimaryTest, heartbeat_from_the_future_proves_nothing) {
+  protect();
+  capture(25);
+  acknowledge(400, 2);
+  EXPECT_TRUE(primary.on_peer_heard(at(450), at(451)).empty());
+}
+
+TEST_F(EpochPrimaryTest, link_loss_keeps_everything_held) {
+  protect();
+  capture(25);
+  EXPECT_TRUE(reports(primary.on_link_down(at(30)), Primary::Event::backup_lost));
+  EXPECT_EQ(primary.state(), Primary::State::backup_lost);
+  EXPECT_TRUE(primary.on_tick(at(100'000)).empty());
+  EXPECT_EQ(primary.next_deadline(), kNever);
+  // The old connection's acknowledgement does not count on no connection.
+  EXPECT_FALSE(has<Primary::Release>(acknowledge(31, 2)));
+}
+
+TEST_F(EpochPrimaryTest, commit_whose_acknowledgement_was_lost_is_learnt_at_hello) {
+  protect();
+  capture(25);
+  primary.on_link_down(at(30));
+  const auto actions = primary.on_link_up(at(60), holding(2));
+  EXPECT_EQ(primary.acknowledged(), EpochId{2});
+  // The peer is exactly where our mirror is: no copy, epochs go on.
+  EXPECT_EQ(primary.state(), Primary::State::protecting);
+  EXPECT_EQ(all<Primary::SealAndCapture>(actions).at(0).epoch, EpochId{3});
+}
+
+TEST_F(EpochPrimaryTest, peer_behind_our_mirror_is_synchronised_upon_what_it_holds) {
+  protect();
+  capture(25);
+  primary.on_link_down(at(30));
+  const auto copy = all<Primary::Synchronise>(primary.on_link_up(at(60), holding(1)));
+  EXPECT_EQ(copy.at(0).epoch, EpochId{3});
+  EXPECT_EQ(copy.at(0).base, EpochId{1});
+}
+
+TEST_F(EpochPrimaryTest, peer_that_claims_an_epoch_that_never_was_gets_a_full_copy) {
+  protect();
+  primary.on_link_down(at(30));
+  const auto actions = primary.on_link_up(at(60), holding(9));
+  EXPECT_TRUE(reports(actions, Primary::Event::acknowledgement_refused));
+  EXPECT_EQ(all<Primary::Synchronise>(actions).at(0).base, EpochId{0});
+  EXPECT_EQ(primary.released(), EpochId{1});
+}
+
+TEST_F(EpochPrimaryTest, capture_that_outlives_its_link_is_not_taken_for_one_of_the_next) {
+  protect();
+  ASSERT_TRUE(has<Primary::SealAndCapture>(primary.on_tick(at(25))));
+  primary.on_link_down(at(26));
+  // Not before the running capture is answered does anything new begin.
+  EXPECT_FALSE(has<Primary::Synchronise>(primary.on_link_up(at(27), holding(1))));
+  const auto copy = all<Primary::Synchronise>(primary.on_captured(at(28), EpochId{2}));
+  EXPECT_EQ(copy.at(0).epoch, EpochId{3});
+  EXPECT_EQ(primary.in_flight(), 0U);
+}
+
+TEST_F(EpochPrimaryTest,
+       failed_capture_is_followed_by_a_full_copy_because_dirty_pages_are_forgotten) {
+  protect();
+  primary.on_tick(at(25));
+  EXPECT_TRUE(reports(primary.on_capture_failed(at(26)), Primary::Event::capture_failed));
+  EXPECT_EQ(primary.next_deadline(), at(126));
+  const auto copy = all<Primary::Synchronise>(primary.on_tick(at(126)));
+  EXPECT_EQ(copy.at(0).base, EpochId{0});
+  EXPECT_EQ(copy.at(0).epoch, EpochId{3});  // A number is never used twice.
+}
+
+TEST_F(EpochPrimaryTest, capture_that_keeps_failing_is_told_and_tried_slowly) {
+  protect();
+  primary.on_tick(at(25));
+  primary.on_capture_failed(at(26));
+  primary.on_tick(at(126));
+  primary.on_capture_failed(at(130));
+  primary.on_tick(at(230));
+  const auto actions = primary.on_capture_failed(at(240));
+  EXPECT_TRUE(reports(actions, Primary::Event::capture_keeps_failing));
+  EXPECT_EQ(primary.state(), Primary::State::backup_lost);
+  EXPECT_EQ(primary.next_deadline(), at(1240));
+  EXPECT_TRUE(has<Primary::Synchronise>(primary.on_tick(at(1240))));
+}
+
+TEST_F(EpochPrimaryTest, first_protection_that_cannot_be_captured_leaves_the_guest_as_it_was) {
+  primary.on_link_up(at(0), nothing());
+  EXPECT_TRUE(has<Primary::OpenGate>(primary.on_capture_failed(at(5))));
+  primary.on_tick(at(105));
+  primary.on_capture_failed(at(110));
+  primary.on_tick(at(210));
+  EXPECT_TRUE(has<Primary::OpenGate>(primary.on_capture_failed(at(215))));
+  EXPECT_EQ(primary.state(), Primary::State::ended);
+}
+
+TEST_F(EpochPrimaryTest, link_lost_before_the_first_checkpoint_leaves_the_gate_open) {
+  primary.on_link_up(at(0), nothing());
+  EXPECT_TRUE(primary.on_link_down(at(3)).empty());
+  EXPECT_EQ(primary.state(), Primary::State::synchronising);
+  // The final pause had closed the gate; nothing of it was sent.
+  EXPECT_TRUE(has<Primary::OpenGate>(primary.on_captured(at(5), EpochId{1})));
+  EXPECT_FALSE(primary.exposed());
+}
+
+TEST_F(EpochPrimaryTest, link_lost_after_the_first_checkpoint_keeps_the_gate_closed) {
+  primary.on_link_up(at(0), nothing());
+  primary.on_captured(at(5), EpochId{1});
+  EXPECT_FALSE(has<Primary::OpenGate>(primary.on_link_down(at(6))));
+  EXPECT_EQ(primary.state(), Primary::State::backup_lost);
+}
+
+TEST_F(EpochPrimaryTest, higher_generation_that_runs_destroys_our_copy) {
+  protect();
+  capture(25);
+  const auto actions = primary.on_peer_generation(at(300), Generation{4}, PeerRole::running);
+  EXPECT_EQ(all<Primary::DestroyDomain>(actions).at(0).generation, Generation{4});
+  EXPECT_EQ(primary.state(), Primary::State::superseded);
+  EXPECT_TRUE(acknowledge(301, 2).empty());
+  EXPECT_TRUE(primary.on_link_up(at(400), nothing()).empty());
+}
+
+TEST_F(EpochPrimaryTest, higher_generation_that_does_not_run_never_costs_the_last_copy) {
+  protect();
+  primary.on_link_down(at(30));
+  const auto actions = primary.on_link_up(at(900), {{}, Generation{4}, {}, PeerRole::none});
+  EXPECT_FALSE(has<Primary::DestroyDomain>(actions));
+  EXPECT_FALSE(has<Primary::Synchronise>(actions));
+  EXPECT_TRUE(reports(actions, Primary::Event::newer_copy_lost));
+  // The operator may answer; the generation goes above both.
+  const auto solo = primary.on_operator_solo(at(1000));
+  ASSERT_TRUE(solo);
+  EXPECT_EQ(all<Primary::PersistGeneration>(solo.value()).at(0).generation, Generation{5});
+}
+
+TEST_F(EpochPrimaryTest, peer_that_promotes_makes_us_mute_before_its_generation_is_known) {
+  protect();
+  capture(25);
+  acknowledge(400, 2);  // Held for want of proof.
+  const auto actions = primary.on_peer_generation(at(410), kGeneration, PeerRole::promoting);
+  EXPECT_TRUE(reports(actions, Primary::Event::peer_promoting));
+  EXPECT_TRUE(primary.on_peer_heard(at(420), at(415)).empty());
+  EXPECT_EQ(primary.released(), EpochId{1});
+  EXPECT_FALSE(primary.on_operator_solo(at(430)));
+}
+
+TEST_F(EpochPrimaryTest, stale_word_of_a_promotion_is_cleared_by_a_new_hello) {
+  protect();
+  primary.on_peer_generation(at(50), kGeneration, PeerRole::promoting);
+  EXPECT_TRUE(
+      has<Primary::Reconnect>(primary.on_peer_generation(at(100), kGeneration, PeerRole::holding)));
+  primary.on_link_down(at(101));
+  primary.on_link_up(at(110), holding(1));
+  EXPECT_EQ(primary.state(), Primary::State::protecting);
+}
+
+TEST_F(EpochPrimaryTest, solo_is_refused_while_the_backup_serves) {
+  protect();
+  const auto solo = primary.on_operator_solo(at(30));
+  ASSERT_FALSE(solo);
+  EXPECT_EQ(solo.error().code(), ErrorCode::not_authorized);
+}
+
+TEST_F(EpochPrimaryTest, solo_speaks_only_after_the_generation_is_on_disk) {
+  protect();
+  primary.on_link_down(at(30));
+  const auto solo = primary.on_operator_solo(at(40));
+  ASSERT_TRUE(solo);
+  EXPECT_FALSE(has<Primary::OpenGate>(solo.value()));
+  EXPECT_TRUE(primary.on_generation_persisted(at(41), Generation{9}).empty());
+  EXPECT_TRUE(has<Primary::OpenGate>(primary.on_generation_persisted(at(42), Generation{4})));
+  EXPECT_EQ(primary.state(), Primary::State::solo);
+  EXPECT_EQ(primary.generation(), Generation{4});
+}
+
+TEST_F(EpochPrimaryTest, solo_is_taken_back_when_the_backup_turns_out_to_run) {
+  protect();
+  primary.on_link_down(at(30));
+  ASSERT_TRUE(primary.on_operator_solo(at(40)));
+  EXPECT_TRUE(has<Primary::DestroyDomain>(primary.on_link_up(at(41), running(4))));
+  EXPECT_TRUE(primary.on_generation_persisted(at(42), Generation{4}).empty());
+}
+
+TEST_F(EpochPrimaryTest, broken_promise_is_reported_as_split_brain_and_destroys_nothing) {
+  protect();
+  primary.on_link_down(at(30));
+  ASSERT_TRUE(primary.on_operator_solo(at(40)));
+  primary.on_generation_persisted(at(41), Generation{4});
+  // Meanwhile the backup has promoted itself to the same generation, or even above.
+  for (const std::uint64_t theirs : {4, 5}) {
+    Primary copy = primary;
+    const auto actions = copy.on_link_up(at(500), running(theirs));
+    EXPECT_TRUE(reports(actions, Primary::Event::split_brain));
+    EXPECT_FALSE(has<Primary::DestroyDomain>(actions));
+    EXPECT_EQ(copy.state(), Primary::State::solo);
+  }
+}
+
+TEST_F(EpochPrimaryTest, unprotect_opens_the_gate_only_on_the_backups_word) {
+  protect();
+  const auto asked = primary.on_unprotect(at(30));
+  ASSERT_TRUE(asked);
+  EXPECT_TRUE(has<Primary::AskDiscard>(asked.value()));
+  EXPECT_FALSE(has<Primary::OpenGate>(asked.value()));
+  EXPECT_FALSE(has<Primary::OpenGate>(primary.on_discarded(at(31), ProtectionId{78})));
+  EXPECT_TRUE(has<Primary::OpenGate>(primary.on_discarded(at(32), kProtection)));
+  EXPECT_EQ(primary.state(), Primary::State::ended);
+}
+
+TEST_F(EpochPrimaryTest, unprotect_whose_confirmation_was_lost_is_confirmed_by_the_next_hello) {
+  protect();
+  ASSERT_TRUE(primary.on_unprotect(at(30)));
+  primary.on_link_down(at(31));
+  Primary still_held = primary;
+  EXPECT_TRUE(has<Primary::AskDiscard>(still_held.on_link_up(at(60), holding(1))));
+  EXPECT_TRUE(has<Primary::OpenGate>(primary.on_link_up(at(60), nothing())));
+}
+
+TEST_F(EpochPrimaryTest, unprotect_without_a_link_is_refused) {
+  protect();
+  primary.on_link_down(at(30));
+  const auto refused = primary.on_unprotect(at(31));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), ErrorCode::unavailable);
+}
+
+TEST_F(EpochPrimaryTest, agent_restarted_under_a_protected_domain_starts_closed_and_counts_on) {
+  auto again = config();
+  again.taken_up_again = true;
+  primary = Primary{again};
+  EXPECT_TRUE(primary.exposed());
+  EXPECT_EQ(primary.state(), Primary::State::backup_lost);
+  const auto copy = all<Primary::Synchronise>(primary.on_link_up(at(0), holding(41)));
+  EXPECT_EQ(copy.at(0).epoch, EpochId{42});
+  EXPECT_EQ(copy.at(0).base, EpochId{0});  // What is dirty since 41 is forgotten.
+}
+
+TEST_F(EpochPrimaryTest, interval_changes_from_the_next_capture_on) {
+  protect();
+  primary.on_interval_changed(std::chrono::milliseconds(100));
+  EXPECT_EQ(primary.next_deadline(), at(100));
+}
+
+}  // namespace
+}  // namespace understudy
