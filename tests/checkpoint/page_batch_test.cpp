@@ -220,7 +220,7 @@ TEST(BatchChain, loss_doubling_and_disorder_show) {
 
 // --- Properties ----------------------------------------------------------------------------------
 
-constexpr std::size_t kPages = 24;
+constexpr std::size_t kPages = 12;
 
 /// One epoch's writes: page, manner, seed.
 using Writes = std::vector<std::tuple<std::uint8_t, std::uint8_t, std::uint16_t>>;
@@ -236,20 +236,19 @@ std::vector<std::size_t> write_all(Memory& memory, const Writes& writes) {
 
 RC_GTEST_PROP(BatchProperty, the_image_follows_the_memory_through_any_history,
               (const std::vector<Writes>& history)) {
-  for (const PageComparer* comparer : available_page_comparers()) {
-    Memory memory(kPages);
-    Memory image(kPages);
-    const auto mirror = Mirror::create(kPages).value();
-    PageBatchEncoder encoder(*comparer);
-    for (const Writes& writes : history) {
-      const std::vector<std::size_t> dirty = write_all(memory, writes);
-      const auto batch = encoder.encode(EpochId(1), test::stage(memory, dirty), *mirror);
-      if (!batch.empty()) RC_ASSERT(apply_batch(batch, image.bytes()).has_value());
-      RC_ASSERT(image == memory);
-      for (std::size_t page = 0; page < kPages; ++page) {
-        RC_ASSERT(std::memcmp(mirror->known_content(PageNumber(page)), memory.page(page),
-                              kPageBytes) == 0);
-      }
+  const auto comparers = available_page_comparers();
+  PageBatchEncoder encoder(*comparers[*rc::gen::inRange<std::size_t>(0, comparers.size())]);
+  Memory memory(kPages);
+  Memory image(kPages);
+  const auto mirror = Mirror::create(kPages).value();
+  for (const Writes& writes : history) {
+    const std::vector<std::size_t> dirty = write_all(memory, writes);
+    const auto batch = encoder.encode(EpochId(1), test::stage(memory, dirty), *mirror);
+    if (!batch.empty()) RC_ASSERT(apply_batch(batch, image.bytes()).has_value());
+    RC_ASSERT(image == memory);
+    for (std::size_t page = 0; page < kPages; ++page) {
+      RC_ASSERT(
+          std::memcmp(mirror->known_content(PageNumber(page)), memory.page(page), kPageBytes) == 0);
     }
   }
 }
