@@ -146,13 +146,6 @@ Result<void> Agent::open() {
           .on_verdict = [this](const auto& peer, const auto& change) { on_verdict(peer, change); },
           .on_news = [this](const auto& peer, const auto& news,
                             Instant echoed) { on_news(peer, news, echoed); },
-          .on_heard =
-              [this](const auto& peer) {
-                for (const auto& [name, entry] : entries_) {
-                  if (entry->backup && entry->record.peer == peer)
-                    entry->backup->on_primary_heard();
-                }
-              },
           .news_for = [this](const auto& peer) { return news_for(peer); }});
   return ok();
 }
@@ -1070,7 +1063,10 @@ void Agent::on_news(const std::string& peer, const HeartbeatDomain& news, Instan
   if (found == entries_.end() || found->second->record.peer != peer) return;
   Entry& entry = *found->second;
   if (entry.primary) entry.primary->on_peer_news(news, echoed);
-  if (entry.backup) entry.backup->on_peer_generation(news.generation);
+  if (entry.backup) {
+    entry.backup->on_primary_heard(news.role);
+    entry.backup->on_peer_generation(news.generation);
+  }
 }
 
 std::vector<HeartbeatDomain> Agent::news_for(const std::string& peer) const {

@@ -393,7 +393,7 @@ Task<void> BackupSession::announce_rounds() {
 }
 
 void BackupSession::promotion_failed(std::string message) {
-  promotion_.on_failed();
+  promotion_.on_failed(now());
   last_problem_ = message;
   if (promotion_record_) {
     promotion_record_->outcome = "failed";
@@ -404,8 +404,9 @@ void BackupSession::promotion_failed(std::string message) {
                           {{"peer", record_.peer}});
 }
 
-void BackupSession::on_primary_heard() {
-  promotion_.on_primary_heard();
+void BackupSession::on_primary_heard(PeerRole role) {
+  // `running` only forgets a wish; nothing is to be done then. Silence about the domain proves nothing.
+  if (role == PeerRole::running && !ended_) (void)promotion_.on_primary_heard(now(), role);
 }
 
 void BackupSession::on_peer_reachable(std::string_view reason, bool reachable) {

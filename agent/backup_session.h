@@ -81,8 +81,8 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   /// or refuses with the reason. Success means begun; see promotion_record() for what comes of it.
   Result<void> promote(Promotion::Cause cause, std::string_view cause_word,
                        Instant last_sign_of_life);
-  /// The primary was heard.
-  void on_primary_heard();
+  /// The primary's host was heard and says what it is to the domain.
+  void on_primary_heard(PeerRole role);
   /// For status: whether the primary's heartbeats arrive.
   void on_peer_reachable(std::string_view reason, bool reachable);
   /// The primary said its generation in a heartbeat.

@@ -96,7 +96,6 @@ void PeerWatch::on_heartbeat(const transport::HeartbeatPath& path,
   watched.ever_heard = true;
   watched.newest_sent_at_ns = std::max(watched.newest_sent_at_ns, news.value().sent_at_ns);
   if (const auto change = watched.detector.on_heartbeat(index, now())) tell(watched, *change);
-  hooks_.on_heard(path.peer);
   const Instant echoed = instant_of(std::min(news.value().echo_ns, nanoseconds_of(now())));
   for (const auto& domain : news.value().domains) hooks_.on_news(path.peer, domain, echoed);
 }

@@ -30,8 +30,6 @@ struct PeerHooks {
   /// heard by then.
   std::function<void(const std::string& peer, const HeartbeatDomain& domain, Instant echoed)>
       on_news;
-  /// Any beat of `peer` arrived.
-  std::function<void(const std::string& peer)> on_heard;
   /// What to tell `peer` about domains.
   std::function<std::vector<HeartbeatDomain>(const std::string& peer)> news_for;
 };

@@ -261,12 +261,9 @@ void PrimarySession::report(const EpochPrimary::Report& report) {
     case EpochPrimary::Event::capture_failed:
       return tell(Severity::warning, "capture_failed",
                   fmt::format("a checkpoint failed and is tried again: {}", last_problem_));
-    case EpochPrimary::Event::capture_gave_up:
-      return tell(
-          Severity::critical, "capture_gave_up",
-          fmt::format(
-              "checkpoints fail again and again ({}); output stays held until {} connects anew",
-              last_problem_, peer));
+    case EpochPrimary::Event::capture_keeps_failing:
+      return tell(Severity::critical, "capture_keeps_failing",
+                  fmt::format("checkpoints fail again and again: {}", last_problem_));
     case EpochPrimary::Event::peer_promoting:
       return tell(Severity::warning, "peer_promoting",
                   fmt::format("{} takes the domain over; this copy is mute", peer));
