@@ -92,7 +92,7 @@ EpochPrimary::Actions EpochPrimary::on_link_down(Instant) {
 
 EpochPrimary::Actions EpochPrimary::on_tick(Instant now) {
   Actions actions;
-  if (retry_at_ && now >= *retry_at_ && can_capture()) start_synchronise(EpochId{}, actions);
+  if (retry_at_ && now >= *retry_at_ && can_capture()) take_up(now, actions);
   capture_if_due(now, actions);
   return actions;
 }
@@ -253,6 +253,12 @@ EpochPrimary::Actions EpochPrimary::on_generation_persisted(Instant, Generation 
   return actions;
 }
 
+void EpochPrimary::on_persist_failed() {
+  going_solo_.reset();
+  // The link may have come up meanwhile and been left alone for the operator's sake.
+  if (state_ == State::backup_lost && !retry_at_) retry_at_ = Instant::min();
+}
+
 Result<EpochPrimary::Actions> EpochPrimary::on_unprotect(Instant) {
   Actions actions;
   if (over()) {
@@ -339,6 +345,7 @@ void EpochPrimary::bar(Event event, Actions& actions) {
 
 /// The link stands and nothing hinders: go on where the peer is, or copy anew.
 void EpochPrimary::take_up(Instant now, Actions& actions) {
+  retry_at_.reset();
   if (peer_committed_ != EpochId{} && peer_committed_ == captured_ && !dirty_lost_) {
     // The peer's image is what our mirror says it is; only the pages since are missing.
     state_ = State::protecting;
@@ -353,7 +360,6 @@ void EpochPrimary::take_up(Instant now, Actions& actions) {
 
 void EpochPrimary::start_synchronise(EpochId base, Actions& actions) {
   state_ = State::synchronising;
-  retry_at_.reset();
   capturing_ = true;
   issued_ = issued_.next();
   synchronising_epoch_ = issued_;

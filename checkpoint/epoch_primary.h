@@ -192,6 +192,8 @@ class EpochPrimary {
   Result<Actions> on_operator_solo(Instant now);
   /// PersistGeneration was done.
   Actions on_generation_persisted(Instant now, Generation generation);
+  /// PersistGeneration came to nothing: the domain stays mute, and solo must be said again.
+  void on_persist_failed();
   /// End the protection. Refused while the backup cannot be reached (solo is the word for that).
   Result<Actions> on_unprotect(Instant now);
   /// The backup has discarded its image of `protection`.

@@ -313,6 +313,18 @@ TEST_F(EpochPrimaryTest, solo_speaks_only_after_the_generation_is_on_disk) {
   EXPECT_EQ(primary.generation(), Generation{4});
 }
 
+TEST_F(EpochPrimaryTest, solo_whose_generation_cannot_be_written_leaves_the_way_back_open) {
+  protect();
+  primary.on_link_down(at(30));
+  ASSERT_TRUE(primary.on_operator_solo(at(40)));
+  EXPECT_TRUE(primary.on_link_up(at(41), holding(1)).empty()) << "the operator's word comes first";
+  primary.on_persist_failed();
+  EXPECT_LE(primary.next_deadline(), at(42));
+  EXPECT_TRUE(has<Primary::SealAndCapture>(primary.on_tick(at(42))));
+  EXPECT_TRUE(primary.on_tick(at(43)).empty());
+  EXPECT_EQ(primary.state(), Primary::State::protecting);
+}
+
 TEST_F(EpochPrimaryTest, solo_is_taken_back_when_the_backup_turns_out_to_run) {
   protect();
   primary.on_link_down(at(30));

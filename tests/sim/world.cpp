@@ -433,7 +433,12 @@ class World {
   }
   void perform(Host& host, const EpochPrimary::PersistGeneration& it) {
     persist(host, it.generation, [this, &host, generation = it.generation](bool written) {
-      if (!written || !host.primary) return;
+      if (!host.primary) return;
+      if (!written) {
+        reached(Reached::solo_not_written);
+        host.primary->on_persist_failed();
+        return;
+      }
       act(host, host.primary->on_generation_persisted(clock(host), generation));
     });
   }
@@ -1028,7 +1033,7 @@ class World {
   /// Whether it is true that `peer` holds no image and cannot get one any more from what is on its
   /// way to it: the operator has looked.
   bool harmless(const Host& peer, const Host& host) const {
-    if (peer.domain) return false;
+    if (peer.domain || now_ < peer.stalled_until) return false;
     if (!peer.up) return true;
     const bool empty = !peer.backup || peer.backup->state() == EpochBackup::State::discarded;
     return empty && host.link != 0 && peer.peer_link == host.link;
@@ -1167,6 +1172,7 @@ std::string_view name_of(Reached what) {
                                                                  "checkpoint_dropped",
                                                                  "backup_refused",
                                                                  "went_solo",
+                                                                 "solo_not_written",
                                                                  "unprotected",
                                                                  "unprotect_confirmed_by_hello",
                                                                  "taken_up_again",

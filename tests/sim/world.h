@@ -71,13 +71,14 @@ enum class Reached {
   checkpoint_dropped,
   backup_refused,
   went_solo,
+  solo_not_written,
   unprotected,
   unprotect_confirmed_by_hello,
   taken_up_again,
   own_stall_noticed,
   domain_lost_to_two_faults,
 };
-inline constexpr std::size_t kReached = 26;
+inline constexpr std::size_t kReached = 27;
 /// The name of `what` as it is written above.
 std::string_view name_of(Reached what);
 
