@@ -108,6 +108,7 @@ bool EpochBackup::on_promote_decided() {
 }
 
 void EpochBackup::on_promoted(Generation generation) {
+  if (state_ == State::promoted && generation == generation_) return;
   UNDERSTUDY_CHECK(state_ == State::promoting, "only a decided promotion can be finished");
   UNDERSTUDY_CHECK(generation > generation_, "a promotion raises the generation");
   state_ = State::promoted;

@@ -124,7 +124,7 @@ class EpochBackup {
   /// freed. False (and nothing changes) unless `ready`.
   /// Called by Promotion, which knows when.
   bool on_promote_decided();
-  /// The domain runs here under `generation`.
+  /// The domain runs here under `generation`. Called by Promotion; a second time it does nothing.
   void on_promoted(Generation generation);
 
   [[nodiscard]] State state() const { return state_; }

@@ -116,7 +116,7 @@ Promotion::Actions Promotion::resume_if_ready(Instant now) {
 
 Promotion::Actions Promotion::on_resumed(Instant now) {
   if (phase_ != Phase::resuming) return {};
-  if (backup_.state() != EpochBackup::State::promoting) {
+  if (backup_.state() == EpochBackup::State::discarded) {
     // Resumed while the image was being declared outdated: it has not spoken, and never will.
     phase_ = Phase::failed;
     return {Refused{Refusal::nothing_held}};
