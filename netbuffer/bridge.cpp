@@ -4,13 +4,13 @@
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
+
+#include "netbuffer/kernel_module.h"
 
 namespace understudy::netbuffer {
 namespace {
@@ -97,18 +97,6 @@ bool bridge_netfilter_present() {
   return ::access("/proc/sys/net/bridge", F_OK) == 0;
 }
 
-void load_module(const char* module) {
-  std::string program = "modprobe";
-  std::string quiet = "-q";
-  std::string name = module;
-  std::array<char*, 4> arguments = {program.data(), quiet.data(), name.data(), nullptr};
-  pid_t child = -1;
-  if (::posix_spawnp(&child, "modprobe", nullptr, nullptr, arguments.data(), environ) != 0) return;
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-}
-
 }  // namespace
 
 Result<unsigned> index_of_device(const std::string& name) {
@@ -173,7 +161,7 @@ Result<BridgeState> bridge_state(NetlinkSocket& route, unsigned index) {
 
 Result<void> send_bridged_ip_to_hooks(NetlinkSocket& route, const BridgePort& port,
                                       const std::string& bridge) {
-  if (!bridge_netfilter_present()) load_module("br_netfilter");
+  if (!bridge_netfilter_present()) load_kernel_module("br_netfilter");
   if (!bridge_netfilter_present()) {
     return fail(ErrorCode::unavailable,
                 "this kernel cannot hold bridged frames: it lacks br_netfilter "

@@ -8,10 +8,19 @@
 #include <cerrno>
 #include <cstring>
 
+#include "netbuffer/kernel_module.h"
+
 namespace understudy::netbuffer {
 
 Result<InjectionPort> InjectionPort::create(NetlinkSocket& route, const BridgePort& like) {
-  UniqueFd tap(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  const auto open_tun = [] {
+    return UniqueFd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  };
+  UniqueFd tap = open_tun();
+  if (!tap.valid() && (errno == ENOENT || errno == ENODEV)) {
+    load_kernel_module("tun");
+    tap = open_tun();
+  }
   if (!tap.valid()) {
     if (errno == ENOENT || errno == ENODEV) {
       return fail(ErrorCode::unavailable,

@@ -80,7 +80,7 @@ TEST_F(AnnounceTest, BridgesOnTheWayLearnTheNewPlace) {
            std::string::npos;
   }));
   EXPECT_THAT(output_of("bridge fdb show br switch"),
-              Not(HasSubstr(fmt::format("{} dev old0", kGuestMac))));
+              Not(HasSubstr(fmt::format("{} dev old0 master", kGuestMac))));
 }
 
 TEST_F(AnnounceTest, VlansOfTheDomainsPortAreKept) {

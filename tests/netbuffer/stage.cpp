@@ -17,6 +17,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <stdexcept>
 #include <thread>
 
 namespace understudy::stage {
@@ -274,12 +275,12 @@ std::vector<std::uint32_t> numbers_of(const std::vector<Octets>& frames) {
   return numbers;
 }
 
-Stage::Stage() {
-  EXPECT_EQ(::unshare(CLONE_NEWNET), 0) << "a network namespace needs CAP_SYS_ADMIN";
+void Stage::SetUp() {
+  ASSERT_EQ(::unshare(CLONE_NEWNET), 0) << "a network namespace needs CAP_SYS_ADMIN";
   guest_namespace_ = std::make_unique<Namespace>();
   peer_namespace_ = std::make_unique<Namespace>();
   // No device makes addresses, and so frames, of its own.
-  EXPECT_EQ(
+  ASSERT_EQ(
       run(fmt::format("set -e; ip link set lo up; ip link add br0 type bridge; "
                       "ip link set br0 addrgenmode none; ip link set br0 up; "
                       "ip link add tap0 type veth peer name eth0 address {} netns {}; "
@@ -288,18 +289,14 @@ Stage::Stage() {
                       kGuestMac, guest_namespace_->pid(), kPeerMac, peer_namespace_->pid())),
       0);
   for (const auto* where : {guest_namespace_.get(), peer_namespace_.get()}) {
-    EXPECT_EQ(run("ip link set eth0 addrgenmode none && ip link set eth0 up", where), 0);
+    ASSERT_EQ(run("ip link set eth0 addrgenmode none && ip link set eth0 up", where), 0);
   }
-  EXPECT_TRUE(wait_until([] {
+  ASSERT_TRUE(wait_until([] {
     return output_of("bridge link show").find("state forwarding") != std::string::npos &&
            output_of("bridge link show").find("state disabled") == std::string::npos;
   }));
   guest_ = std::make_unique<Station>(*guest_namespace_, "eth0");
   peer_ = std::make_unique<Station>(*peer_namespace_, "eth0");
-}
-
-Stage::~Stage() {
-  gate_.reset();
 }
 
 void Stage::give_addresses() {
@@ -320,7 +317,8 @@ void Stage::close_gate(GateLimits limits) {
   GateOptions wanted = options();
   wanted.limits = limits;
   auto gate = OutputGate::close(io_.get_executor(), wanted);
-  ASSERT_TRUE(gate) << gate.error().message();
+  // Without a gate the rest of the test has no meaning; GoogleTest reports the exception.
+  if (!gate) throw std::runtime_error(gate.error().message());
   gate_ = std::move(gate.value());
 }
 

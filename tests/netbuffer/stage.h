@@ -99,8 +99,7 @@ std::vector<std::uint32_t> numbers_of(const std::vector<Octets>& frames);
 /// The fixture. Each test gets fresh namespaces.
 class Stage : public testing::Test {
  protected:
-  Stage();
-  ~Stage() override;
+  void SetUp() override;
 
   /// Gives guest and peer their addresses; without, the devices are silent.
   void give_addresses();
