@@ -703,6 +703,7 @@ class World {
     if (!stage.in_place) return;
     host.whole.clear();
     host.image = Image{};
+    look_for_loss();  // The same.
   }
   void perform(Host& host, const EpochBackup::Acknowledge& whole) {
     Message answer;
@@ -731,6 +732,7 @@ class World {
     discarded.kind = Message::Kind::discarded;
     discarded.protection = discard.protection;
     send(host.peer_link, host, discarded);
+    look_for_loss();  // The primary may have died after it had asked for this.
   }
   void perform(Host& host, const EpochBackup::Refuse& refuse) {
     tell("host {} backup refuses epoch {}: {}", host.id, refuse.epoch, to_string(refuse.reason));
