@@ -224,18 +224,19 @@ void Link::State::on_sent(std::size_t bytes) {
 }
 
 Task<Result<void>> Link::State::flush(std::shared_ptr<State> self, Time deadline) {
-  while (!self->ended_ && !self->queue_.empty()) {
+  for (;;) {
+    if (self->ended_) co_return Error(*self->ended_);
+    if (self->queue_.empty()) co_return ok();
     if (Clock::now() >= deadline) {
       co_return fail(ErrorCode::timed_out, "{}: {} octets not sent in time", self->title(),
                      self->queued_bytes_);
     }
     co_await self->drained_.wait(deadline);
-    if (is_cancelled(co_await boost::asio::this_coro::cancellation_state)) {
+    const auto cancellation = co_await boost::asio::this_coro::cancellation_state;
+    if (is_cancelled(cancellation)) {
       co_return fail(ErrorCode::unavailable, "{}: waiting was cancelled", self->title());
     }
   }
-  if (self->ended_) co_return *self->ended_;
-  co_return ok();
 }
 
 // Receiving.

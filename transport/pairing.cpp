@@ -333,7 +333,9 @@ Task<Result<Peer>> pair_with(boost::asio::any_io_executor executor, LocalHost se
     co_return fail(ErrorCode::usage, "this token was made by this very host");
   }
   Connector connector(executor, self);
-  auto connected = co_await connector.connect(PeerAddress{token.endpoint, {}}, token.fingerprint,
+  // Named, not a temporary of the co_await: GCC 12 destroys such temporaries twice.
+  const PeerAddress there{token.endpoint, {}};
+  auto connected = co_await connector.connect(there, token.fingerprint,
                                               LinkPurpose::pairing,
                                               LinkSettings::for_purpose(LinkPurpose::pairing));
   if (!connected) {
