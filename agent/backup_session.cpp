@@ -322,9 +322,10 @@ Task<void> BackupSession::carry_out_promotion(Promotion::Actions actions) {
       if (link_ != nullptr) link_->close();
       // Synced to disk on a worker: the last epoch may be applied meanwhile.
       std::optional<Error> failure;
-      co_await run_on(services_.workers, [this, &failure, record = record_] {
+      const auto store = [this, &failure, record = record_] {
         if (auto saved = services_.store.save(record); !saved) failure = saved.error();
-      });
+      };
+      co_await run_on(services_.workers, store);
       if (failure) {
         promotion_failed(failure->in("the raised generation could not be stored").message());
       } else {

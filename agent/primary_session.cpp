@@ -518,14 +518,14 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
       (domain_.tracking() == TrackingMethod::pagemap_scan ? looked_at : totals.pages) * kPageBytes;
   BOOST_OUTCOME_CO_TRY(auto device_record, device_state_encoder_.encode(epoch, device_state));
   BOOST_OUTCOME_CO_TRY(co_await send(FrameType::device_state, std::move(device_record)));
-  BOOST_OUTCOME_CO_TRY(
-      co_await send(FrameType::checkpoint_end,
-                    encode(CheckpointEnd{.epoch = epoch,
-                                         .batches = totals.batches,
-                                         .pages = totals.pages,
-                                         .chain = totals.chain,
-                                         .pause_us = static_cast<std::uint32_t>(pause.total_us()),
-                                         .learnt_addresses = learnt_addresses()})));
+  // Named, not a temporary of the co_await: GCC 12 destroys such temporaries twice.
+  const CheckpointEnd end{.epoch = epoch,
+                          .batches = totals.batches,
+                          .pages = totals.pages,
+                          .chain = totals.chain,
+                          .pause_us = static_cast<std::uint32_t>(pause.total_us()),
+                          .learnt_addresses = learnt_addresses()};
+  BOOST_OUTCOME_CO_TRY(co_await send(FrameType::checkpoint_end, encode(end)));
   decisions_.on_sent(epoch);
   co_return ok();
 }
