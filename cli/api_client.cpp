@@ -199,7 +199,10 @@ Result<Answer> perform(const ApiClient::Settings& settings, http::verb method,
 }
 
 Result<Reply> as_json(Result<Answer> answer) {
-  BOOST_OUTCOME_TRY(Answer plain, std::move(answer));
+  if (!answer) {
+    return answer.error();
+  }
+  Answer plain = std::move(answer).value();
   json::parse_options limits;
   limits.max_depth = json_depth_max;
   error_code error;

@@ -68,7 +68,7 @@ Result<Microseconds> parse_duration(std::string_view text) {
 
 Result<Microseconds> parse_duration_between(std::string_view what, std::string_view text,
                                             Microseconds least, Microseconds most) {
-  const Result<Microseconds> duration = parse_duration(text);
+  Result<Microseconds> duration = parse_duration(text);
   if (!duration) {
     return duration.error().in(what);
   }

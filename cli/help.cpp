@@ -159,6 +159,7 @@ std::string command_help(const Command& command) {
   if (!command.positionals.empty()) {
     text += "\nArguments\n";
     std::vector<std::pair<std::string, std::string>> entries;
+    entries.reserve(command.positionals.size());
     for (const Positional& positional : command.positionals) {
       entries.emplace_back(positional.name, positional.help);
     }
@@ -166,6 +167,7 @@ std::string command_help(const Command& command) {
   }
   text += "\nOptions\n";
   std::vector<std::pair<std::string, std::string>> options;
+  options.reserve(command.options.size() + global_options().size());
   for (const Option& option : command.options) {
     options.emplace_back(option_label(option), option_text(option));
   }
@@ -176,6 +178,7 @@ std::string command_help(const Command& command) {
   if (!command.exits.empty()) {
     text += "\nExit status (see 'understudy help exit-status' for those of all commands)\n";
     std::vector<std::pair<std::string, std::string>> exits;
+    exits.reserve(command.exits.size());
     for (const ExitMeaning& exit : command.exits) {
       exits.emplace_back(fmt::format("{:>3}", exit.status), exit.meaning);
     }

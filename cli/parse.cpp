@@ -137,7 +137,7 @@ Error unknown_command(const std::string& group, const std::string& word) {
       same_last_word.empty() ? nearest(word, candidates) : same_last_word;
   if (!group.empty()) {
     for (std::string& one : near) {
-      one = group + " " + one;
+      one.insert(0, group + " ");
     }
   }
   if (near.empty()) {

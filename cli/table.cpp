@@ -44,6 +44,7 @@ std::string Table::render(const Terminal& terminal, std::size_t indent) const {
   };
   if (!headings_.empty()) {
     std::vector<Cell> header;
+    header.reserve(headings_.size());
     for (const std::string& heading : headings_) {
       header.push_back({heading, Colour::dim});
     }

@@ -113,12 +113,14 @@ std::string printable(std::string_view text) {
   while (!text.empty()) {
     const std::size_t length = sequence_length(text);
     const auto first = static_cast<unsigned char>(text[0]);
-    if (length == 1 && (first == '\n' || first == '\r' || first == '\t')) {
+    // U+0080 to U+009F are control characters as well; U+009B starts a sequence.
+    const bool control =
+        (length == 1 && (first < 0x20 || first == 0x7F)) ||
+        (length == 2 && first == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0);
+    if (first == '\n' || first == '\r' || first == '\t') {
       result += ' ';
-    } else if (length == 0 || (length == 1 && (first < 0x20 || first == 0x7F))) {
+    } else if (length == 0 || control) {
       result += '?';
-    } else if (length == 2 && first == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0) {
-      result += '?';  // U+0080 to U+009F are control characters as well; U+009B starts a sequence
     } else {
       result += text.substr(0, length);
     }

@@ -49,6 +49,7 @@ class Child {
       ::setenv("TERM", "xterm", 1);
       ::unsetenv("NO_COLOR");
       std::vector<char*> arguments;
+      arguments.reserve(words.size() + 1);
       for (const std::string& word : words) {
         arguments.push_back(const_cast<char*>(word.c_str()));
       }
