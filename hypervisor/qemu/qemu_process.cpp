@@ -74,7 +74,9 @@ Result<pid_t> spawn(const Command& command) {
     });
     if (!is_replaced) environment.emplace_back(text);
   }
-  for (const auto& [name, value] : replaced) environment.push_back(name + "=" + value);
+  for (const auto& [name, value] : replaced) {
+    environment.push_back(fmt::format("{}={}", name, value));
+  }
 
   SpawnPlan plan;
   int highest = 2;
@@ -104,11 +106,13 @@ Result<pid_t> spawn(const Command& command) {
       static_cast<short>(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
 
   std::vector<char*> argv;
+  argv.reserve(command.arguments.size() + 1);
   for (const std::string& argument : command.arguments) {
     argv.push_back(const_cast<char*>(argument.c_str()));
   }
   argv.push_back(nullptr);
   std::vector<char*> envp;
+  envp.reserve(environment.size() + 1);
   for (std::string& entry : environment) envp.push_back(entry.data());
   envp.push_back(nullptr);
 
@@ -165,8 +169,8 @@ json::value ProcessIdentity::to_json() const {
 
 /// Shared by a Process and the coroutine that waits for the pidfd.
 struct Process::Watch : std::enable_shared_from_this<Watch> {
-  Watch(asio::any_io_executor executor, ProcessIdentity who, int fd)
-      : identity(std::move(who)), descriptor(std::move(executor), fd) {}
+  Watch(const asio::any_io_executor& executor, ProcessIdentity who, int fd)
+      : identity(std::move(who)), descriptor(executor, fd) {}
 
   ProcessIdentity identity;
   asio::posix::stream_descriptor descriptor;

@@ -26,8 +26,8 @@ constexpr auto kNoThrow = asio::as_tuple(asio::use_awaitable);
 
 /// What the client and its reader share. The reader keeps it alive until the socket is closed.
 struct QmpClient::Connection : std::enable_shared_from_this<Connection> {
-  Connection(asio::any_io_executor executor, EventHandler handler)
-      : socket(std::move(executor)), on_event(std::move(handler)), lines(kLineBytesMax) {}
+  Connection(const asio::any_io_executor& executor, EventHandler handler)
+      : socket(executor), on_event(std::move(handler)), lines(kLineBytesMax) {}
 
   asio::local::stream_protocol::socket socket;
   EventHandler on_event;

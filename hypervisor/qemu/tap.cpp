@@ -43,7 +43,7 @@ Result<UniqueFd> control_socket() {
 }  // namespace
 
 std::string tap_name(std::string_view domain, unsigned index, unsigned attempt) {
-  const std::string plain = fmt::format("us-{}-{}", domain, index);
+  std::string plain = fmt::format("us-{}-{}", domain, index);
   if (attempt == 0 && plain.size() <= kNameCharactersMax) return plain;
   // "us-" + 4 + "-" + 4 hexadecimal digits + "-" + index leaves room for an index of two digits.
   const std::uint32_t code = hash(fmt::format("{}/{}", domain, attempt)) & 0xffff;

@@ -94,6 +94,18 @@ TEST(DomainConfigTest, WrongValuesNameLineAndKey) {
   EXPECT_NE(message_for("name = \"a\nmemory").find("web1.toml:1"), std::string::npos);
 }
 
+TEST(DomainConfigTest, LettersThatTheParserCannotTakeAreRefusedByLine) {
+  const std::string start = "name = \"a\"\nmemory = \"64 MiB\"  # for Zoë's\nkernel = \"/k\"\n";
+  EXPECT_EQ(message_for(start + "command_line = \"x=\\u00fc\"\n"), "accepted");
+  EXPECT_NE(message_for(start + "command_line = \"x=ü\"\n").find("write it as \\uXXXX"),
+            std::string::npos);
+  EXPECT_NE(message_for(start + "schlüssel = 1\n").find("web1.toml:4: a character outside ASCII"),
+            std::string::npos);
+  EXPECT_NE(message_for("\xc5\xb3").find("web1.toml:1"), std::string::npos);
+  EXPECT_NE(message_for(start + "cpu = \"\"\"\\\n ü\"\"\"\n").find("outside ASCII"),
+            std::string::npos);
+}
+
 TEST(DomainConfigTest, HostilePeerIsRefusedByKey) {
   const auto refused = [](const char* text, const char* part) {
     const auto config = DomainConfig::from_json(boost::json::parse(text));
