@@ -1028,7 +1028,9 @@ void Agent::on_verdict(const std::string& peer, const FailureDetector::Change& c
   const auto view = peers_->view(peer);
   if (view.ever_heard) {
     const bool dead = change.verdict == FailureDetector::Verdict::dead;
-    if (change.verdict != FailureDetector::Verdict::suspected) {
+    if (dead || dead_peers_.erase(peer) > 0 || !introduced_.contains(peer)) {
+      if (dead) dead_peers_.insert(peer);
+      introduced_.insert(peer);
       events_.record(dead ? Severity::warning : Severity::info, "",
                      dead ? "peer_dead" : "peer_alive",
                      fmt::format("{} is {}", peer, dead ? "not heard on any path" : "heard"),

@@ -20,6 +20,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -156,6 +157,8 @@ class Agent {
   std::unique_ptr<PeerWatch> peers_;
   std::map<std::string, std::unique_ptr<Entry>> entries_;
   std::map<std::string, Error> damaged_;
+  std::set<std::string> dead_peers_;  ///< Told as dead: their return is worth an event, too.
+  std::set<std::string> introduced_;  ///< Heard at least once since the start.
   bool stopping_ = false;
 };
 

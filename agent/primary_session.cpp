@@ -91,6 +91,7 @@ Task<void> PrimarySession::drive() {
       finish(PrimaryEnd::unprotected);
       break;
     }
+    wake_.clear();
     co_await wake_.wait_until(std::min(decisions_.next_deadline(), now() + std::chrono::hours(1)));
     if (!ended_) carry_out(decisions_.on_tick(now()));
   }
@@ -405,7 +406,8 @@ Task<Result<void>> PrimarySession::precopy(EpochId epoch) {
       progress_->last_progress = now();
     }
     BOOST_OUTCOME_CO_TRY(const auto sent_so_far, co_await capture_->send_rest());
-    spdlog::debug("domain={} pre-copy round={} pages={}", record_.name, round.number, sent_so_far.pages);
+    spdlog::debug("domain={} pre-copy round={} pages={}", record_.name, round.number,
+                  sent_so_far.pages);
     round.dirty_pages_before = round.dirty_pages;
     // A full compare would report all memory again and again: one live pass is all that it gives.
     if (domain_.tracking() == TrackingMethod::full_compare) break;

@@ -22,6 +22,10 @@ class Signal {
     timer_.cancel();
   }
 
+  /// Forgets a kept notification: the caller is about to look at everything that could have caused
+  /// it.
+  void clear() { notified_ = false; }
+
   /// Waits until notified or until `deadline`; true if notified.
   Task<bool> wait_until(std::chrono::steady_clock::time_point deadline) {
     if (!std::exchange(notified_, false)) {
