@@ -83,6 +83,7 @@ Reader one_of(std::string& target, std::vector<std::string> choices) {
 
 bool valid_host_name(std::string_view name) {
   return !name.empty() && name.size() <= 63 &&
+         std::isalnum(static_cast<unsigned char>(name.front())) != 0 &&
          std::ranges::all_of(name, [](unsigned char character) {
            return std::isalnum(character) != 0 || character == '-' || character == '_' ||
                   character == '.';

@@ -16,6 +16,8 @@ target_compile_definitions(understudy_flags INTERFACE
   BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_HAS_CO_AWAIT SPDLOG_FMT_EXTERNAL
   UNDERSTUDY_VERSION="${PROJECT_VERSION}")
 target_compile_options(understudy_flags INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-missing-field-initializers)
+# GCC 12 takes Asio's own pair of operator new and delete for coroutine frames for a mismatch.
+target_compile_options(understudy_flags INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-mismatched-new-delete>)
 target_link_libraries(understudy_flags INTERFACE Threads::Threads fmt::fmt spdlog::spdlog)
 if(UNDERSTUDY_WERROR)
   target_compile_options(understudy_flags INTERFACE -Werror)
@@ -58,6 +60,13 @@ function(understudy_test name)
     set(arg_TIMEOUT 120)
   endif()
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
+  # label_unit, label_net …: the targets that build the programs of one label.
+  foreach(label IN LISTS arg_LABELS)
+    if(NOT TARGET label_${label})
+      add_custom_target(label_${label})
+    endif()
+    add_dependencies(label_${label} ${name})
+  endforeach()
   # Namespaces, taps and guests are shared by the machine: such tests run one at a time.
   if("net" IN_LIST arg_LABELS OR "qemu" IN_LIST arg_LABELS OR "xen" IN_LIST arg_LABELS)
     set_tests_properties(${name} PROPERTIES RESOURCE_LOCK machine)
