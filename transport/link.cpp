@@ -134,10 +134,6 @@ Task<Result<void>> Link::State::send(std::shared_ptr<State> self, FrameType type
     do {
       co_await self->senders_.wait();
       if (self->ended_) co_return *self->ended_;
-      if (is_cancelled(co_await boost::asio::this_coro::cancellation_state)) {
-        self->senders_.notify_first();
-        co_return fail(ErrorCode::unavailable, "{}: sending was cancelled", self->title());
-      }
     } while (self->queued_bytes_ >= self->settings_.send_queue_bytes_max);
     self->enqueue(type, flags, kept_head, std::move(body));
     if (self->queued_bytes_ < self->settings_.send_queue_bytes_max) self->senders_.notify_first();
@@ -232,10 +228,6 @@ Task<Result<void>> Link::State::flush(std::shared_ptr<State> self, Time deadline
                      self->queued_bytes_);
     }
     co_await self->drained_.wait(deadline);
-    const auto cancellation = co_await boost::asio::this_coro::cancellation_state;
-    if (is_cancelled(cancellation)) {
-      co_return fail(ErrorCode::unavailable, "{}: waiting was cancelled", self->title());
-    }
   }
 }
 
@@ -305,9 +297,6 @@ Task<Result<Frame>> Link::State::receive(std::shared_ptr<State> self,
         }
         self->bytes_in_turn_ = 0;
         co_await self->stream_->wait(step.outcome);
-        if (!self->ended_ && is_cancelled(co_await boost::asio::this_coro::cancellation_state)) {
-          co_return fail(ErrorCode::unavailable, "{}: receiving was cancelled", self->title());
-        }
         break;
       }
       case TlsStream::Outcome::ended:
@@ -473,9 +462,6 @@ Task<Result<void>> shake_hands(std::shared_ptr<TlsStream> stream) {
       case TlsStream::Outcome::want_read:
       case TlsStream::Outcome::want_write:
         co_await stream->wait(step.outcome);
-        if (is_cancelled(co_await boost::asio::this_coro::cancellation_state)) {
-          co_return fail(ErrorCode::unavailable, "the handshake was cancelled");
-        }
         break;
       case TlsStream::Outcome::ended:
         co_return fail(ErrorCode::unavailable, "the connection ended during the handshake");

@@ -93,8 +93,10 @@ struct PeerIdentity {
   std::string software;
 };
 
-/// One established link. Destroying it closes it. Pending operations of a closed link end with an
-/// error (unavailable: "link to hostB closed"), also when the Link itself is already gone.
+/// One established link. To stop an operation, close the link; Asio's own cancellation of a
+/// coroutine works too, and ends it as Asio does, with an exception. Destroying it closes it.
+/// Pending operations of a closed link end with an error (unavailable: "link to hostB closed"),
+/// also when the Link itself is already gone.
 class Link {
  public:
   Link(const Link&) = delete;

@@ -335,8 +335,7 @@ Task<Result<Peer>> pair_with(boost::asio::any_io_executor executor, LocalHost se
   Connector connector(executor, self);
   // Named, not a temporary of the co_await: GCC 12 destroys such temporaries twice.
   const PeerAddress there{token.endpoint, {}};
-  auto connected = co_await connector.connect(there, token.fingerprint,
-                                              LinkPurpose::pairing,
+  auto connected = co_await connector.connect(there, token.fingerprint, LinkPurpose::pairing,
                                               LinkSettings::for_purpose(LinkPurpose::pairing));
   if (!connected) {
     // A stranger is turned away in the handshake unless a token is pending there.

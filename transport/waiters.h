@@ -7,9 +7,7 @@
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/as_tuple.hpp>
-#include <boost/asio/cancellation_state.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/this_coro.hpp>
 #include <chrono>
 #include <list>
 
@@ -64,11 +62,5 @@ class Waiters {
   boost::asio::any_io_executor executor_;
   std::list<boost::asio::steady_timer> row_;
 };
-
-/// True when a coroutine was asked to stop by Asio's cancellation:
-/// `is_cancelled(co_await boost::asio::this_coro::cancellation_state)`.
-inline bool is_cancelled(const boost::asio::cancellation_state& state) {
-  return state.cancelled() != boost::asio::cancellation_type::none;
-}
 
 }  // namespace understudy::transport
