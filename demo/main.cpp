@@ -183,6 +183,9 @@ int run(int argument_count, char** arguments) {
       return static_cast<int>(ErrorCode::io);
     }
   }
+  if (!report.nothing_lost()) {
+    narrator.complain("the agents' last words:\n" + story.stage()->logs());
+  }
   if (keep) {
     explain_kept_scene(narrator, *story.stage(), options.scene.build_directory.string());
     story.stage()->keep();

@@ -137,6 +137,7 @@ json::object Report::to_json() const {
           {"acknowledged_lost", audit.lost},
           {"applied_twice", audit.repeated},
           {"invented", audit.invented},
+          {"timeline", timeline},
           {"checkpoints", checkpoints},
           {"pause_ms_p50", pause_ms_p50},
           {"pause_ms_p99", pause_ms_p99},

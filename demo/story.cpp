@@ -217,6 +217,7 @@ Result<void> Story::go_on(Report& report) {
   if (auto timeline = scene_->understudy_json(HostId::b, {"timeline", "web1"});
       timeline && timeline.value().is_object()) {
     const json::object& told = timeline.value().get_object();
+    report.timeline = told;
     if (told.contains("detect_ms")) {
       report.detect_ms = number_at(told, "detect_ms");
     }
