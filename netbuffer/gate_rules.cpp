@@ -152,10 +152,12 @@ class Rule {
   static void set_xtables_info(nftnl_expr* expression, std::uint16_t attribute, const void* info,
                                std::size_t bytes) {
     const std::size_t padded = (bytes + 7) / 8 * 8;
-    void* const copy = std::calloc(1, padded);
+    std::unique_ptr<void, decltype(&std::free)> copy(std::calloc(1, padded), std::free);
     UNDERSTUDY_CHECK(copy != nullptr, "out of memory");
-    std::memcpy(copy, info, bytes);
-    nftnl_expr_set(expression, attribute, copy, static_cast<std::uint32_t>(padded));
+    std::memcpy(copy.get(), info, bytes);
+    nftnl_expr_set(expression, attribute, copy.release(), static_cast<std::uint32_t>(padded));
+    // The expression owns the copy now, which the analyzer cannot see.
+    // NOLINTNEXTLINE(clang-analyzer-unix.Malloc)
   }
   void use_xtables() {
     nftnl_rule_set_u32(rule_.get(), NFTNL_RULE_COMPAT_PROTO, 0);

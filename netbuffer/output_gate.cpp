@@ -89,10 +89,9 @@ Result<void> refuse_tagged_frames_in_ip_hooks() {
 /// frames held here, and the way back for the latter.
 class OutputGatePort : public std::enable_shared_from_this<OutputGatePort> {
  public:
-  static Result<std::shared_ptr<OutputGatePort>> create(boost::asio::any_io_executor executor,
-                                                        NetlinkSocket& route,
-                                                        const GateInterface& interface,
-                                                        const GateLimits& limits) {
+  static Result<std::shared_ptr<OutputGatePort>> create(
+      const boost::asio::any_io_executor& executor, NetlinkSocket& route,
+      const GateInterface& interface, const GateLimits& limits) {
     BOOST_OUTCOME_TRY(const unsigned bridge_index, netbuffer::index_of_device(interface.bridge));
     BOOST_OUTCOME_TRY(const BridgePort port, netbuffer::find_bridge_port(route, interface.device));
     if (port.bridge_index != bridge_index) {
@@ -109,12 +108,12 @@ class OutputGatePort : public std::enable_shared_from_this<OutputGatePort> {
     BOOST_OUTCOME_TRY(InjectionPort injection, InjectionPort::create(route, port));
     BOOST_OUTCOME_TRY(FrameCapture capture,
                       FrameCapture::open(port.index, interface.device, limits.socket_buffer_bytes));
-    return std::make_shared<OutputGatePort>(std::move(executor), interface, limits, std::move(lock),
+    return std::make_shared<OutputGatePort>(executor, interface, limits, std::move(lock),
                                             std::move(queue), std::move(injection),
                                             std::move(capture));
   }
 
-  OutputGatePort(boost::asio::any_io_executor executor, GateInterface interface,
+  OutputGatePort(const boost::asio::any_io_executor& executor, GateInterface interface,
                  const GateLimits& limits, UniqueFd lock, FrameQueue queue, InjectionPort injection,
                  FrameCapture capture)
       : interface_(std::move(interface)),
@@ -158,13 +157,13 @@ class OutputGatePort : public std::enable_shared_from_this<OutputGatePort> {
 
   Result<void> release(EpochId epoch) {
     // Others first: what an ARP frame tells may be needed to deliver the answers to the packets.
-    const auto other = put_back(other_.release(epoch).up_to);
+    auto other = put_back(other_.release(epoch).up_to);
     BOOST_OUTCOME_TRY(let_go(ip_.release(epoch).up_to));
     return other;
   }
 
   Result<void> release_all() {
-    const auto other = put_back(other_.release_all());
+    auto other = put_back(other_.release_all());
     BOOST_OUTCOME_TRY(let_go(ip_.release_all()));
     return other;
   }
@@ -347,7 +346,7 @@ class OutputGate::Implementation {
   EpochId last_sealed;
 };
 
-Result<std::unique_ptr<OutputGate>> OutputGate::close(boost::asio::any_io_executor executor,
+Result<std::unique_ptr<OutputGate>> OutputGate::close(const boost::asio::any_io_executor& executor,
                                                       GateOptions options) {
   const auto where = [&](const Error& error) {
     return error.in(fmt::format("close the gate of domain {}", options.domain));

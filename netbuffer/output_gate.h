@@ -105,7 +105,7 @@ class OutputGate {
   /// frames are sent to iptables), permission, unavailable (a kernel feature is missing; the text
   /// names module and option), exists (another process holds this gate), no_resources. On an error
   /// nothing that was not there before is left behind.
-  static Result<std::unique_ptr<OutputGate>> close(boost::asio::any_io_executor executor,
+  static Result<std::unique_ptr<OutputGate>> close(const boost::asio::any_io_executor& executor,
                                                    GateOptions options);
 
   OutputGate(const OutputGate&) = delete;
