@@ -678,12 +678,15 @@ Task<void> Agent::end_primary(std::string name, PrimaryEnd end) {
   if (found == entries_.end()) co_return;
   Entry& entry = *found->second;
   const auto session = std::exchange(entry.primary, nullptr);
-  if (end == PrimaryEnd::unprotected) {
+  if (end == PrimaryEnd::unprotected || end == PrimaryEnd::resigned) {
     entry.record.role = Role::unprotected;
     entry.record.protection = 0;
+    entry.record.protect_again = end == PrimaryEnd::resigned;
     if (auto saved = save(entry); !saved)
       spdlog::error("domain={} {}", name, saved.error().message());
     if (entry.domain) (void)co_await entry.domain->stop_tracking();
+    if (end == PrimaryEnd::resigned && !stopping_)
+      boost::asio::co_spawn(context_, protect_again(name), rethrow);
     co_return;
   }
   entry.stopping = true;

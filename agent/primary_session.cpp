@@ -88,7 +88,7 @@ Task<void> PrimarySession::drive() {
       continue;
     }
     if (decisions_.state() == EpochPrimary::State::ended) {
-      finish(PrimaryEnd::unprotected);
+      finish(resigned_ ? PrimaryEnd::resigned : PrimaryEnd::unprotected);
       break;
     }
     wake_.clear();
@@ -189,9 +189,20 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
         last_problem_ = end ? "unexpected protection_end" : end.error().message();
         break;
       }
+      if (!unprotect_asked_ && decisions_.on_unprotect(now())) {
+        // Nobody here asked for it: the backup resigns (its agent is stopped, or its operator gave
+        // the image up). It has said that it holds nothing, so it cannot promote, and the domain
+        // may speak. What on_unprotect wants to ask is answered already.
+        resigned_ = true;
+        services_.events.record(
+            Severity::warning, record_.name, "backup_resigned",
+            fmt::format("{} gave its image up ({}): not protected, output flows; protected "
+                        "again when it is back",
+                        record_.peer, end.value().reason),
+            {{"peer", record_.peer}});
+      }
       carry_out(decisions_.on_discarded(now(), end.value().protection));
       if (decisions_.state() == EpochPrimary::State::ended) break;
-      last_problem_ = fmt::format("{} gave its image up: {}", record_.peer, end.value().reason);
     } else {
       last_problem_ = fmt::format("{} sent an unexpected {}", record_.peer,
                                   transport::to_string(received.value().type));
@@ -561,6 +572,7 @@ Task<Result<void>> PrimarySession::solo() {
 Task<Result<void>> PrimarySession::unprotect() {
   const auto self = shared_from_this();
   BOOST_OUTCOME_CO_TRY(auto actions, decisions_.on_unprotect(now()));
+  unprotect_asked_ = true;
   carry_out(std::move(actions));
   const Instant limit = now() + std::chrono::seconds(8);
   while (!ended_ && now() < limit) co_await changed_.wait_until(limit);
@@ -636,7 +648,7 @@ void PrimarySession::finish(PrimaryEnd end) {
   if (ended_) return;
   ended_ = true;
   if (link_ != nullptr) link_->close();
-  if (gate_ != nullptr && end != PrimaryEnd::unprotected) {
+  if (gate_ != nullptr && end != PrimaryEnd::unprotected && end != PrimaryEnd::resigned) {
     // Nothing of this domain may be heard any more: what is held goes with the rules' last hour.
     if (auto dropped = gate_->drop_held(); !dropped)
       spdlog::error("domain={} {}", record_.name, dropped.error().message());

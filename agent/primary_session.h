@@ -44,6 +44,7 @@ namespace understudy {
 /// How a session ended: what the agent does with the domain next.
 enum class PrimaryEnd {
   unprotected,  ///< The gate is open, the domain runs on alone, the backup holds nothing.
+  resigned,     ///< The same, by the backup's own wish: protect again when it is back.
   superseded,   ///< The domain runs elsewhere; ours is destroyed.
   domain_gone,  ///< The domain ended by itself or was stopped.
 };
@@ -137,6 +138,8 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
                     ///< unprotect() wait for it.
   std::deque<EpochPrimary::Action> pending_;
   bool ended_ = false;
+  bool unprotect_asked_ = false;
+  bool resigned_ = false;
 
   std::shared_ptr<transport::Link> link_;
   std::unique_ptr<OutputGate> gate_;
