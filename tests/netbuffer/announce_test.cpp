@@ -89,7 +89,8 @@ TEST_F(AnnounceTest, VlansOfTheDomainsPortAreKept) {
   }
   ASSERT_EQ(run("bridge vlan del dev tap0 vid 1 && bridge vlan add dev tap0 vid 7 pvid untagged && "
                 "bridge vlan add dev peer0 vid 7 && "
-                "ip link add third0 type veth peer name third1 && ip link set third1 up && "
+                "ip link add third0 type veth peer name third1 && "
+                "ip link set third1 addrgenmode none up && "
                 "ip link set third0 addrgenmode none master br0 up"),
             0);
   ASSERT_TRUE(wait_until(
