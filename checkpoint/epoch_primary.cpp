@@ -142,6 +142,7 @@ EpochPrimary::Actions EpochPrimary::on_capture_failed(Instant now) {
     return actions;
   }
   actions.push_back(Report{Event::capture_failed, issued_});
+  if (trouble_) return actions;  // The backup is lost already; the next hello begins anew.
   ++capture_failures_;
   state_ = State::synchronising;
   if (capture_failures_ < config_.capture_failures_max) {
@@ -248,6 +249,7 @@ EpochPrimary::Actions EpochPrimary::on_generation_persisted(Instant, Generation 
   config_.generation = generation;
   highest_seen_ = std::max(highest_seen_, generation);
   state_ = State::solo;
+  retry_at_.reset();
   actions.push_back(OpenGate{});
   actions.push_back(Report{Event::went_solo, captured_});
   return actions;
@@ -298,7 +300,7 @@ void EpochPrimary::on_interval_changed(std::chrono::microseconds interval) {
 }
 
 Instant EpochPrimary::next_deadline() const {
-  if (over() || state_ == State::solo || !can_capture()) return kNever;
+  if (!can_capture()) return kNever;
   if (retry_at_) return *retry_at_;
   if (state_ != State::protecting || stretched_) return kNever;
   return next_capture_;
@@ -397,6 +399,7 @@ void EpochPrimary::lose_backup(Actions& actions) {
 
 void EpochPrimary::end(Actions& actions) {
   state_ = State::ended;
+  retry_at_.reset();
   unacknowledged_.clear();
   actions.push_back(OpenGate{});
   actions.push_back(Report{Event::unprotected, captured_});

@@ -239,7 +239,8 @@ class EpochPrimary {
   /// The domain speaks without a backup: solo, or before its first consistent checkpoint.
   [[nodiscard]] bool speaks_alone() const { return state_ == State::solo || !exposed_; }
   [[nodiscard]] bool can_capture() const {
-    return link_up_ && !trouble_ && !unprotecting_ && !going_solo_ && !capturing_;
+    return !over() && state_ != State::solo && link_up_ && !trouble_ && !unprotecting_ &&
+           !going_solo_ && !capturing_;
   }
   void meet_generation(Generation generation, PeerRole role, Actions& actions);
   void bar(Event event, Actions& actions);

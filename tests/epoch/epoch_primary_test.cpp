@@ -234,6 +234,32 @@ TEST_F(EpochPrimaryTest, first_protection_that_cannot_be_captured_leaves_the_gue
   EXPECT_EQ(primary.state(), Primary::State::ended);
 }
 
+// Found as seed 67581 of the simulator: the retry of a failed first capture outlived the
+// protection, the backup got an image, and the domain spoke on without it.
+TEST_F(EpochPrimaryTest, unprotect_between_a_failed_capture_and_its_retry_ends_the_retry_too) {
+  primary.on_link_up(at(0), nothing());
+  primary.on_capture_failed(at(5));
+  ASSERT_TRUE(primary.on_unprotect(at(50)));
+  EXPECT_EQ(primary.next_deadline(), kNever);
+  EXPECT_TRUE(primary.on_tick(at(200)).empty());
+  EXPECT_EQ(primary.state(), Primary::State::ended);
+}
+
+TEST_F(EpochPrimaryTest, solo_ends_the_retries_of_a_capture_that_keeps_failing) {
+  protect();
+  primary.on_tick(at(25));
+  for (int ms = 26; ms <= 500; ms += 10) {
+    if (has<Primary::Synchronise>(primary.on_tick(at(ms))) || ms == 26) {
+      primary.on_capture_failed(at(ms));
+    }
+  }
+  ASSERT_EQ(primary.state(), Primary::State::backup_lost);
+  ASSERT_TRUE(primary.on_operator_solo(at(510)));
+  primary.on_generation_persisted(at(511), Generation{4});
+  EXPECT_TRUE(primary.on_tick(at(5000)).empty());
+  EXPECT_EQ(primary.state(), Primary::State::solo);
+}
+
 TEST_F(EpochPrimaryTest, link_lost_before_the_first_checkpoint_leaves_the_gate_open) {
   primary.on_link_up(at(0), nothing());
   EXPECT_TRUE(primary.on_link_down(at(3)).empty());
