@@ -48,7 +48,7 @@ std::string to_text(const DomainRecord& record) {
 
 Result<DomainRecord> from_text(const std::string& text) {
   const auto line_end = text.find('\n');
-  if (line_end == std::string::npos || text.empty() || text.back() != '\n') {
+  if (line_end == std::string::npos || line_end + 1 >= text.size() || text.back() != '\n') {
     return fail(ErrorCode::bad_data, "cut short");
   }
   const std::string_view body(text.data() + line_end + 1, text.size() - line_end - 2);
