@@ -910,7 +910,7 @@ Task<void> Agent::serve_bulk(std::shared_ptr<transport::Link> link) {
       !sent)
     co_return;
   if (!message.accepted) {
-    co_await link->flush();
+    (void)co_await link->flush();
     co_await link->say_goodbye("refused");
     co_return;
   }

@@ -434,8 +434,8 @@ Task<void> BackupSession::discard(std::string reason) {
   const ProtectionEnd end{ProtectionEnd::Kind::discarded, decisions_.protection(),
                           std::move(reason)};
   if (const auto link = link_; link != nullptr) {
-    co_await link->send(FrameType::protection_end, {}, encode(end));
-    co_await link->flush();
+    (void)co_await link->send(FrameType::protection_end, {}, encode(end));
+    (void)co_await link->flush();
   }
   finish(BackupEnd::discarded, nullptr);
 }

@@ -142,7 +142,7 @@ Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_vi
     if (reader == keys.end()) {
       std::vector<std::string> known;
       known.reserve(keys.size());
-      for (const auto& [name, unused] : keys) known.push_back(name);
+      for (const auto& [known_key, unused] : keys) known.push_back(known_key);
       return at(file_name, node, key,
                 fmt::format("no such key; known are {}", fmt::join(known, ", ")));
     }

@@ -82,9 +82,9 @@ Task<void> PrimarySession::drive() {
   const auto self = shared_from_this();
   while (!ended_) {
     if (!pending_.empty()) {
-      auto action = std::move(pending_.front());
+      const auto action = pending_.front();
       pending_.pop_front();
-      co_await perform(std::move(action));
+      co_await perform(action);
       continue;
     }
     if (decisions_.state() == EpochPrimary::State::ended) {
@@ -216,7 +216,7 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
 // --- actions ---
 
 void PrimarySession::carry_out(EpochPrimary::Actions actions) {
-  for (auto& action : actions) {
+  for (const auto& action : actions) {
     if (const auto* release = std::get_if<EpochPrimary::Release>(&action)) {
       if (gate_ != nullptr) {
         if (auto released = gate_->release(release->up_to); !released) {
@@ -237,7 +237,7 @@ void PrimarySession::carry_out(EpochPrimary::Actions actions) {
     } else if (const auto* event = std::get_if<EpochPrimary::Report>(&action)) {
       report(*event);
     } else {
-      pending_.push_back(std::move(action));
+      pending_.push_back(action);
     }
   }
   wake_.notify();
@@ -592,8 +592,9 @@ Task<void> PrimarySession::abandon() {
   const ProtectionEnd end{ProtectionEnd::Kind::discard, decisions_.protection(),
                           "the domain was stopped"};
   if (const auto link = link_; link != nullptr) {
-    co_await link->send(FrameType::protection_end, {}, encode(end));
-    co_await link->flush();
+    // A word that does not arrive is made up for by the hello of the next link.
+    (void)co_await link->send(FrameType::protection_end, {}, encode(end));
+    (void)co_await link->flush();
   }
   finish(PrimaryEnd::domain_gone);
 }
@@ -638,8 +639,9 @@ Task<void> PrimarySession::on_domain_exit(const DomainExit& exit) {
       take_over ? ProtectionEnd::Kind::domain_died : ProtectionEnd::Kind::discard,
       decisions_.protection(), exit.description};
   if (const auto link = link_; link != nullptr) {
-    co_await link->send(FrameType::protection_end, {}, encode(end));
-    co_await link->flush();
+    // A word that does not arrive is made up for by the hello of the next link.
+    (void)co_await link->send(FrameType::protection_end, {}, encode(end));
+    (void)co_await link->flush();
   }
   finish(take_over ? PrimaryEnd::superseded : PrimaryEnd::domain_gone);
 }
