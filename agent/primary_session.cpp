@@ -215,7 +215,7 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
 
 // --- actions ---
 
-void PrimarySession::carry_out(EpochPrimary::Actions actions) {
+void PrimarySession::carry_out(const EpochPrimary::Actions& actions) {
   for (const auto& action : actions) {
     if (const auto* release = std::get_if<EpochPrimary::Release>(&action)) {
       if (gate_ != nullptr) {
@@ -558,7 +558,7 @@ std::vector<std::byte> PrimarySession::learnt_addresses() const {
 Task<Result<void>> PrimarySession::solo() {
   const auto self = shared_from_this();
   BOOST_OUTCOME_CO_TRY(auto actions, decisions_.on_operator_solo(now()));
-  carry_out(std::move(actions));
+  carry_out(actions);
   const Instant limit = now() + std::chrono::seconds(5);
   while (decisions_.state() != EpochPrimary::State::solo && !ended_ && now() < limit) {
     co_await changed_.wait_until(limit);
@@ -573,7 +573,7 @@ Task<Result<void>> PrimarySession::unprotect() {
   const auto self = shared_from_this();
   BOOST_OUTCOME_CO_TRY(auto actions, decisions_.on_unprotect(now()));
   unprotect_asked_ = true;
-  carry_out(std::move(actions));
+  carry_out(actions);
   const Instant limit = now() + std::chrono::seconds(8);
   while (!ended_ && now() < limit) co_await changed_.wait_until(limit);
   if (!ended_) {

@@ -109,7 +109,7 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   Task<void> keep_link();
   Task<void> serve_link(std::shared_ptr<transport::Link> link);
   /// Takes the decisions' actions: short ones at once, long ones to the queue.
-  void carry_out(EpochPrimary::Actions actions);
+  void carry_out(const EpochPrimary::Actions& actions);
   void report(const EpochPrimary::Report& report);
   Task<void> perform(EpochPrimary::Action action);
 
