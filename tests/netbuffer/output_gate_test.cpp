@@ -60,13 +60,13 @@ TEST_F(OutputGateTest, ReleasedFramesDoNotReturnToTheGuest) {
   ASSERT_TRUE(gate_->seal(EpochId(1)));
   ASSERT_TRUE(gate_->release(EpochId(1)));
   EXPECT_THAT(numbers_of(peer_received()), ElementsAre(1));
-  // The canary of peer_received reached the guest too: whatever came before it is here by now.
-  std::vector<Octets> seen;
+  // The canaries of peer_received reached the guest too: whatever came before them is here by now.
+  std::vector<std::uint32_t> seen;
   ASSERT_TRUE(wait_until([&] {
-    for (Octets& got : guest_->received()) seen.push_back(std::move(got));
+    for (const std::uint32_t number : numbers_of(guest_->received())) seen.push_back(number);
     return !seen.empty();
   }));
-  EXPECT_THAT(numbers_of(seen), ElementsAre(0xf0000001)) << "only the canary";
+  for (const std::uint32_t number : seen) EXPECT_GT(number, 0xf0000000) << "only canaries";
 }
 
 TEST_F(OutputGateTest, FramesAfterTheBarrierStayHeld) {

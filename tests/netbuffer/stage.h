@@ -110,7 +110,8 @@ class Stage : public testing::Test {
   bool wait_until(const std::function<bool()>& condition);
   /// Runs the event loop until the gate holds `ip` and `other` frames.
   testing::AssertionResult holds(std::uint64_t ip, std::uint64_t other);
-  /// What the peer has received by the time at which a frame that never met the gate came through.
+  /// What the peer has received by the time at which nothing more is on its way: frames that never
+  /// met the gate (canaries, numbered from 0xf0000001 and seen by the guest too) show that.
   std::vector<Octets> peer_received();
   /// Runs the event loop and makes checkpoints, each sealed and released, until `condition` holds.
   bool checkpoint_until(const std::function<bool()>& condition,
