@@ -18,8 +18,6 @@
 namespace understudy::demo {
 namespace {
 
-constexpr const char* tag = "demo";
-
 /// Takes down every scene that nobody plays any more.
 int clean(Narrator& narrator) {
   int status = 0;
@@ -42,7 +40,7 @@ int clean(Narrator& narrator) {
 /// process. To be made before any other thread, because it blocks the signals for all of them.
 class Interruption {
  public:
-  explicit Interruption(Narrator& narrator) : narrator_(narrator) {
+  Interruption(Narrator& narrator, std::string tag) : narrator_(narrator), tag_(std::move(tag)) {
     sigemptyset(&signals_);
     for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
       sigaddset(&signals_, signal);
@@ -67,13 +65,14 @@ class Interruption {
         begun_ = true;
         narrator_.complain("interrupted: taking the scene down");
         narrator_.silence();
-        (void)scene::Scene::clean(tag);
+        (void)scene::Scene::clean(tag_);
         _exit(128 + signal);
       }
     }
   }
 
   Narrator& narrator_;
+  std::string tag_;
   sigset_t signals_ = {};
   std::atomic<bool> begun_ = false;
   std::jthread thread_;
@@ -95,7 +94,7 @@ void explain_kept_scene(Narrator& narrator, const scene::Scene& stage, const std
 int run(int argument_count, char** arguments) {
   StoryOptions options;
   options.scene = scene::options_from_environment();
-  options.scene.tag = tag;
+  options.scene.tag = "demo";
   std::string json_file;
   bool keep = false;
   bool only_clean = false;
@@ -135,6 +134,9 @@ int run(int argument_count, char** arguments) {
       ->check(CLI::Range(1, 16).description(""));
   app.add_flag("--power-off", options.power_off,
                "Silence host A's networks in the same moment, so that not even a reset gets out");
+  app.add_option("--tag", options.scene.tag, "Name of the scene, so that several can stand at once")
+      ->type_name("NAME")
+      ->capture_default_str();
   app.add_option("--build-directory", build_directory, "Where the programs are")->group("");
   try {
     app.parse(argument_count, arguments);
@@ -158,7 +160,7 @@ int run(int argument_count, char** arguments) {
   options.before = std::chrono::milliseconds(before_ms);
   options.after = std::chrono::milliseconds(after_ms);
 
-  const Interruption interruption(narrator);
+  const Interruption interruption(narrator, options.scene.tag);
   Story story(options, narrator);
   auto played = story.play();
   interruption.wait_if_begun();
