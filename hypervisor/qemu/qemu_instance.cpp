@@ -392,7 +392,7 @@ Task<Result<std::shared_ptr<QemuInstance>>> QemuInstance::adopt(asio::any_io_exe
 Task<Result<void>> QemuInstance::clean_up(asio::any_io_executor executor,
                                           const json::value& state) {
   BOOST_OUTCOME_CO_TRY(const SavedState saved, read_state(state));
-  auto process = Process::adopt(std::move(executor), saved.process);
+  auto process = Process::adopt(executor, saved.process);
   if (process) {
     process.value()->kill();
     const bool gone = co_await process.value()->wait(std::chrono::seconds(10));

@@ -223,7 +223,7 @@ void Process::let_go() {
   watch_->changed.notify_all();
 }
 
-Result<std::unique_ptr<Process>> Process::start(asio::any_io_executor executor,
+Result<std::unique_ptr<Process>> Process::start(const asio::any_io_executor& executor,
                                                 const Command& command) {
   BOOST_OUTCOME_TRY(const pid_t pid, spawn(command));
   // Our own child keeps its id until we reap it, so there is no race here.
@@ -240,10 +240,10 @@ Result<std::unique_ptr<Process>> Process::start(asio::any_io_executor executor,
   ProcessIdentity who =
       identity ? std::move(identity.value()) : ProcessIdentity{pid, 0, this_boot()};
   return std::unique_ptr<Process>(
-      new Process(std::make_shared<Watch>(std::move(executor), std::move(who), pidfd.release())));
+      new Process(std::make_shared<Watch>(executor, std::move(who), pidfd.release())));
 }
 
-Result<std::unique_ptr<Process>> Process::adopt(asio::any_io_executor executor,
+Result<std::unique_ptr<Process>> Process::adopt(const asio::any_io_executor& executor,
                                                 const ProcessIdentity& identity) {
   const auto gone = [&] {
     return fail(ErrorCode::no_such, "process {} has ended since its state was written",
@@ -256,7 +256,7 @@ Result<std::unique_ptr<Process>> Process::adopt(asio::any_io_executor executor,
   const auto now = ProcessIdentity::of(identity.pid);
   if (!now || !(now.value() == identity)) return gone();
   return std::unique_ptr<Process>(
-      new Process(std::make_shared<Watch>(std::move(executor), identity, pidfd.release())));
+      new Process(std::make_shared<Watch>(executor, identity, pidfd.release())));
 }
 
 const ProcessIdentity& Process::identity() const {
@@ -298,7 +298,7 @@ Task<Result<std::string>> run_to_end(asio::any_io_executor executor, Command com
   UniqueFd output(::open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (!output.valid()) co_return system_error(errno, "a temporary file in /tmp");
   command.output = fmt::format("/proc/self/fd/{}", output.get());
-  BOOST_OUTCOME_CO_TRY(auto process, Process::start(std::move(executor), command));
+  BOOST_OUTCOME_CO_TRY(auto process, Process::start(executor, command));
   const std::string program = command.arguments[0];
   const bool ended = co_await process->wait(timeout_ms);
   if (!ended) {

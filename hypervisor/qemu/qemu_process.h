@@ -57,10 +57,10 @@ class Process {
  public:
   /// Starts `command` in a session of its own, in "/", without our signal mask. Errors: no_such if
   /// there is no such program.
-  static Result<std::unique_ptr<Process>> start(boost::asio::any_io_executor executor,
+  static Result<std::unique_ptr<Process>> start(const boost::asio::any_io_executor& executor,
                                                 const Command& command);
   /// Takes up a process started earlier, by us or by somebody else. Errors: no_such if it is gone.
-  static Result<std::unique_ptr<Process>> adopt(boost::asio::any_io_executor executor,
+  static Result<std::unique_ptr<Process>> adopt(const boost::asio::any_io_executor& executor,
                                                 const ProcessIdentity& identity);
   ~Process();
   Process(const Process&) = delete;

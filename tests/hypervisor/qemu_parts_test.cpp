@@ -29,9 +29,9 @@ T run(asio::io_context& context, Task<T> task) {
   bool done = false;
   asio::co_spawn(
       context,
-      [](Task<T> inner, std::optional<T>& out) -> Task<void> {
+      [](Task<T>& inner, std::optional<T>& out) -> Task<void> {
         out.emplace(co_await std::move(inner));
-      }(std::move(task), result),
+      }(task, result),
       [&done](std::exception_ptr) { done = true; });
   context.restart();
   while (!done) context.run_one();

@@ -117,9 +117,9 @@ class QmpClientTest : public ::testing::Test {
     bool done = false;
     asio::co_spawn(
         context_,
-        [](Task<T> inner, std::optional<T>& out) -> Task<void> {
+        [](Task<T>& inner, std::optional<T>& out) -> Task<void> {
           out.emplace(co_await std::move(inner));
-        }(std::move(task), result),
+        }(task, result),
         [&done](std::exception_ptr) { done = true; });
     context_.restart();
     while (!done) context_.run_one();

@@ -176,9 +176,9 @@ class QemuDomainTest : public ::testing::Test {
   template <typename T>
   T run(Task<T> task) {
     std::optional<T> result;
-    run([](Task<T> inner, std::optional<T>& out) -> Task<void> {
+    run([](Task<T>& inner, std::optional<T>& out) -> Task<void> {
       out.emplace(co_await std::move(inner));
-    }(std::move(task), result));
+    }(task, result));
     return std::move(*result);
   }
 
