@@ -453,6 +453,7 @@ class World {
     tell("host {} destroys its copy", host.id);
     drop_domain(host);
     write(host, std::max(host.disk.generation, destroy.generation));
+    look_for_loss();  // The promoted copy may have died after it had told us of itself.
   }
   void perform(Host& host, const EpochPrimary::Reconnect&) { break_connection(host.link); }
   void perform(Host& host, const EpochPrimary::Report& report) { note(host, report); }
