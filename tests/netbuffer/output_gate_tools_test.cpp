@@ -49,6 +49,8 @@ TEST_F(OutputGateTools, PingIsAnsweredAfterCheckpointsOnly) {
     EXPECT_NE(ping.ended(), 0) << "no checkpoint, no answer, not even to ARP";
   }
   ASSERT_TRUE(gate_->drop_held());
+  // The peer starts afresh, rather than in the middle of giving up on the address.
+  ASSERT_EQ(run("ip neigh flush dev eth0", peer_namespace_.get()), 0);
   for (const char* const address : {"192.0.2.1", "2001:db8::1"}) {
     Process ping(fmt::format("ping -q -c 5 -i 0.02 -W 5 {} > /dev/null", address),
                  *peer_namespace_);
