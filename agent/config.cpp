@@ -10,6 +10,8 @@
 #include <map>
 #include <sstream>
 
+#include "base/toml_text.h"
+
 namespace understudy {
 namespace {
 
@@ -111,6 +113,7 @@ Result<std::chrono::microseconds> parse_duration(std::string_view text) {
 }
 
 Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_view file_name) {
+  BOOST_OUTCOME_TRY(check_toml_characters(text, file_name));
   toml::table document;
   try {
     document = toml::parse(text, file_name);

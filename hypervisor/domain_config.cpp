@@ -14,6 +14,8 @@
 #define TOML_HEADER_ONLY 1
 #include <toml++/toml.h>
 
+#include "base/toml_text.h"
+
 namespace understudy {
 
 namespace json = boost::json;
@@ -302,44 +304,12 @@ std::string_view to_string(Accelerator accelerator) {
   return "automatic";
 }
 
-namespace {
-
-/// Refuses characters outside ASCII except in comments: toml++ 3.3 asks of most others whether they
-/// are whitespace, by a table that ends in undefined behaviour for them. Within quoted text they
-/// can be written as escapes.
-Result<void> check_characters(std::string_view text, std::string_view file_name) {
-  const bool has_long_strings =
-      text.find("\"\"\"") != std::string_view::npos || text.find("'''") != std::string_view::npos;
-  std::uint32_t line = 1;
-  char quote = 0;  // The quotation mark that closes the text we are in, '#' in a comment.
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '\n') {
-      ++line;
-      quote = 0;
-    } else if (static_cast<unsigned char>(c) >= 0x80 && (quote != '#' || has_long_strings)) {
-      return fail(ErrorCode::config,
-                  "{}:{}: a character outside ASCII; in quoted text write it as \\uXXXX", file_name,
-                  line);
-    } else if (quote == '"' && c == '\\' && i + 1 < text.size() && text[i + 1] != '\n') {
-      ++i;  // What is escaped closes nothing.
-    } else if (quote == 0 && (c == '"' || c == '\'' || c == '#')) {
-      quote = c;
-    } else if (quote == c && c != '#') {
-      quote = 0;
-    }
-  }
-  return ok();
-}
-
-}  // namespace
-
 Result<DomainConfig> DomainConfig::from_toml(std::string_view text, std::string_view file_name) {
   if (text.size() > kTomlBytesMax) {
     return fail(ErrorCode::config, "{}: {} bytes are too many for a domain file", file_name,
                 text.size());
   }
-  BOOST_OUTCOME_TRY(check_characters(text, file_name));
+  BOOST_OUTCOME_TRY(check_toml_characters(text, file_name));
   const toml::parse_result parsed = toml::parse(text, file_name);
   if (!parsed) {
     return fail(ErrorCode::config, "{}:{}: {}", file_name, parsed.error().source().begin.line,

@@ -55,6 +55,11 @@ TEST(AgentConfigTest, BrokenTomlIsNamedWithItsLine) {
   EXPECT_NE(message_of("name = \"a\"\nlisten = [\n").find("hostA.toml:"), std::string::npos);
 }
 
+TEST(AgentConfigTest, UmlautInANameIsRefusedAndInACommentIsNot) {
+  EXPECT_NE(message_of("name = \"h\u00f6st\"").find("ASCII"), std::string::npos);
+  EXPECT_EQ(message_of("# H\u00f6st\nname = \"host\""), "accepted");
+}
+
 TEST(AgentConfigTest, NonsenseIsRefused) {
   EXPECT_NE(message_of("").find("name"), std::string::npos);
   EXPECT_NE(message_of("name = \"a b\"").find("name"), std::string::npos);
