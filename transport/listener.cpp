@@ -265,6 +265,8 @@ Task<Result<std::shared_ptr<Link::State>>> Listener::State::introduce(
   const auto payload = encode(reply);
   BOOST_OUTCOME_CO_TRY(
       co_await Link::State::send(state, FrameType::hello_reply, payload, {}, kFrameNoFlags));
+  // It leaves before the handler gets the link: a handler that closes at once has still accepted.
+  BOOST_OUTCOME_CO_TRY(co_await Link::State::flush(state, Clock::time_point::max()));
   LinkSettings settings = self->settings_for(purpose);
   tune_socket(stream->socket(), settings);
   state->settle(purpose, std::move(settings), std::move(peer));
