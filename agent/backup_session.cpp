@@ -356,7 +356,6 @@ Task<void> BackupSession::resume() {
     co_return;
   }
   promoted_ = std::move(domain.value());
-  decisions_.on_promoted(promotion_.generation());
   co_await carry_out_promotion(promotion_.on_resumed(now()));
 }
 

@@ -319,9 +319,12 @@ Task<void> PrimarySession::perform(EpochPrimary::Action action) {
           Severity::critical, record_.name, "state_not_saved",
           fmt::format("generation {} could not be stored, output stays held: {}",
                       persist->generation, last_problem_));
+      decisions_.on_persist_failed();
       co_return;
     }
     carry_out(decisions_.on_generation_persisted(now(), persist->generation));
+  } else if (std::holds_alternative<EpochPrimary::Reconnect>(action)) {
+    if (link_ != nullptr) link_->close();
   } else if (std::holds_alternative<EpochPrimary::AskDiscard>(action)) {
     const ProtectionEnd end{ProtectionEnd::Kind::discard, decisions_.protection(),
                             "unprotected by an operator"};
