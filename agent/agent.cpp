@@ -776,7 +776,8 @@ Result<json::value> Agent::create_token(std::vector<std::string> addresses,
   } else {
     for (const auto& own : offer().addresses) addresses.push_back(own.text());
   }
-  BOOST_OUTCOME_TRY(const auto token, desk_->issue(now(), self_.identity->fingerprint(), endpoint));
+  BOOST_OUTCOME_TRY(const auto token,
+                    desk_->issue(now(), self_.identity->fingerprint(), endpoint, valid_for));
   json::array list(addresses.begin(), addresses.end());
   const json::object issued = {{"token", token.text()},
                                {"fingerprint", self_.identity->fingerprint().groups()},

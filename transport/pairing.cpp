@@ -279,8 +279,8 @@ Result<PairingToken> PairingToken::parse(std::string_view text) {
   return token;
 }
 
-Result<PairingToken> PairingDesk::issue(Time now, const Fingerprint& own,
-                                        const Endpoint& endpoint) {
+Result<PairingToken> PairingDesk::issue(Time now, const Fingerprint& own, const Endpoint& endpoint,
+                                        std::optional<std::chrono::seconds> validity) {
   std::erase_if(pending_, [&](const Pending& entry) { return now >= entry.ends; });
   if (pending_.size() >= settings_.pending_max) {
     return fail(ErrorCode::try_again, "{} pairing tokens are pending, no more are possible now",
@@ -294,7 +294,7 @@ Result<PairingToken> PairingDesk::issue(Time now, const Fingerprint& own,
       RAND_priv_bytes(token.secret.data(), static_cast<int>(token.secret.size())) != 1) {
     return fail(ErrorCode::internal, "the system's random source gave nothing");
   }
-  pending_.push_back({token, now + settings_.validity, 0});
+  pending_.push_back({token, now + validity.value_or(settings_.validity), 0});
   return token;
 }
 

@@ -21,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -69,8 +70,10 @@ class PairingDesk {
 
   explicit PairingDesk(PairingSettings settings = {}) : settings_(settings) {}
 
-  /// A new token. `endpoint` is where A is to connect.
-  Result<PairingToken> issue(Time now, const Fingerprint& own, const Endpoint& endpoint);
+  /// A new token that ends after `validity` (default: the settings'). `endpoint` is where A is to
+  /// connect.
+  Result<PairingToken> issue(Time now, const Fingerprint& own, const Endpoint& endpoint,
+                             std::optional<std::chrono::seconds> validity = {});
   /// Withdraws all tokens.
   void withdraw_all() { pending_.clear(); }
   /// True while some token could be used: only then may unknown certificates shake hands.
