@@ -131,7 +131,7 @@ ConnectionReport Witness::report() const {
 // --- TcpSocket -----------------------------------------------------------------------------------
 
 Result<TcpSocket> TcpSocket::connect(const std::string& address, std::uint16_t port,
-                                     std::chrono::milliseconds limit, std::stop_token stop) {
+                                     std::chrono::milliseconds limit, const std::stop_token& stop) {
   BOOST_OUTCOME_TRY(const auto endpoint, endpoint_of(address, port));
   TcpSocket made;
   made.socket_.reset(

@@ -109,7 +109,8 @@ class TcpSocket {
 
   /// Connects from the calling thread's namespace. `address` is numeric, IPv4 or IPv6.
   static Result<TcpSocket> connect(const std::string& address, std::uint16_t port,
-                                   std::chrono::milliseconds limit, std::stop_token stop = {});
+                                   std::chrono::milliseconds limit,
+                                   const std::stop_token& stop = {});
 
   /// Receives at least one byte; `size` says how many.
   Outcome receive(std::span<char> bytes, std::size_t& size, std::chrono::milliseconds limit,
