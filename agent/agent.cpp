@@ -9,6 +9,7 @@
 #include <boost/json.hpp>
 
 #include "agent/metrics.h"
+#include "agent/workers.h"
 #include "hypervisor/qemu/qemu_hypervisor.h"
 #include "netbuffer/output_gate.h"
 
@@ -108,7 +109,13 @@ Agent::Agent(boost::asio::io_context& context, boost::asio::thread_pool& workers
       events_(config_.state_directory / "events.jsonl"),
       desk_(std::make_shared<transport::PairingDesk>()) {}
 
-Agent::~Agent() = default;
+Agent::~Agent() {
+  // Sessions keep their entries, and entries their sessions.
+  for (const auto& [name, entry] : entries_) {
+    entry->primary.reset();
+    entry->backup.reset();
+  }
+}
 
 Result<std::unique_ptr<Agent>> Agent::create(boost::asio::io_context& context,
                                              boost::asio::thread_pool& workers,
@@ -213,10 +220,19 @@ Task<void> Agent::take_up_entry(DomainRecord record) {
       spdlog::warn("domain={} {}", name, cleaned.error().message());
     events_.record(Severity::critical, name, "domain_failed",
                    fmt::format("it does not run any more: {}", domain.error().message()));
-    co_await forget(name);
+    if (record.role != Role::primary || record.solo) {
+      co_await forget(name);
+      co_return;
+    }
+    // Its backup may not have noticed that we were away. The entry stays, and heartbeats say that
+    // the domain is gone from here: a reason to promote.
+    auto lost = std::make_shared<Entry>();
+    lost->record = std::move(record);
+    lost->failure = "it died while the agent was down: " + domain.error().message();
+    entries_[name] = std::move(lost);
     co_return;
   }
-  auto entry = std::make_unique<Entry>();
+  auto entry = std::make_shared<Entry>();
   entry->record = std::move(record);
   entry->domain = std::move(domain.value());
   Entry& taken = *entry;
@@ -294,6 +310,8 @@ Result<Agent::Entry*> Agent::find(const std::string& name) const {
 
 Result<Agent::Entry*> Agent::find_running(const std::string& name) const {
   BOOST_OUTCOME_TRY(auto* entry, find(name));
+  if (!entry->domain && entry->failure)
+    return fail(ErrorCode::usage, "{} does not run on {}: {}", name, config_.name, *entry->failure);
   if (!entry->domain)
     return fail(ErrorCode::usage, "{} does not run on {}, its image is held here", name,
                 config_.name);
@@ -423,7 +441,7 @@ Task<Result<json::value>> Agent::start_domain(const std::string& config_toml,
   }
   if (damaged_.contains(name)) co_return damaged_.at(name);
 
-  auto owned = std::make_unique<Entry>();
+  auto owned = std::make_shared<Entry>();
   Entry& entry = *owned;
   entry.record.name = name;
   entry.record.generation = Generation(1);
@@ -553,6 +571,7 @@ Task<std::vector<Finding>> Agent::local_findings(const Entry& entry, const std::
     findings.push_back(
         refusal("heartbeats", fmt::format("{} is not heard ({})", to, reason_of(view))));
   }
+  findings.push_back(co_await gate_finding());
   if (entry.domain->tracking() == TrackingMethod::pagemap_scan) {
     findings.push_back(fine("write tracking", "the kernel reports written pages"));
   } else {
@@ -562,6 +581,17 @@ Task<std::vector<Finding>> Agent::local_findings(const Entry& entry, const std::
                      entry.domain->tracking_reason())});
   }
   co_return findings;
+}
+
+// Also on the backup: it will be the primary one day.
+Task<Finding> Agent::gate_finding() {
+  std::optional<Error> failure;
+  const std::function<void()> probe = [&failure] {
+    if (auto probed = probe_gate(); !probed) failure = probed.error();
+  };
+  co_await run_on(workers_.get_executor(), probe);
+  if (failure) co_return refusal("gate", failure->message());
+  co_return fine("gate", "the kernel can hold a domain's frames");
 }
 
 Task<Result<json::object>> Agent::ask_peer(const std::string& peer, json::value request) {
@@ -643,7 +673,7 @@ Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectR
   }
   if (const auto session = entry->primary;
       session) {  // Solo: its gate is open, nothing is left to ask.
-    session->retire();
+    co_await session->retire();
     entry->primary.reset();
   }
   DomainRecord before = entry->record;
@@ -665,8 +695,8 @@ Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectR
 }
 
 void Agent::begin_primary(Entry& entry, bool taken_up_again) {
-  entry.primary =
-      std::make_shared<PrimarySession>(services(), *entry.domain, entry.record, taken_up_again);
+  entry.primary = std::make_shared<PrimarySession>(services(), entries_.at(entry.record.name),
+                                                   *entry.domain, entry.record, taken_up_again);
   entry.primary->start([this, name = entry.record.name](PrimaryEnd end) {
     boost::asio::co_spawn(context_, end_primary(name, end), rethrow);
   });
@@ -888,6 +918,7 @@ Task<json::object> Agent::answer_control(const std::string& peer, json::object r
     for (auto& finding : co_await hypervisor_->check(config.value(), true))
       findings.push_back(std::move(finding));
   }
+  findings.push_back(co_await gate_finding());
   co_return json::object{{"findings", to_json(findings)}};
 }
 
@@ -966,7 +997,7 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
     co_return fail(ErrorCode::config, "{} runs domains on {}, not on {}", config_.name,
                    hypervisor_->name(), begin.hypervisor);
   BOOST_OUTCOME_CO_TRY(auto config, DomainConfig::from_json(begin.config));
-  auto owned = std::make_unique<Entry>();
+  auto owned = std::make_shared<Entry>();
   Entry& entry = *owned;
   entry.record = {.name = begin.domain,
                   .role = Role::backup,
@@ -991,7 +1022,7 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
   entry.record.runtime = standby.value()->runtime_state();
   if (auto saved = save(entry); !saved) co_return give_up(saved.error());
   auto session = BackupSession::create(
-      services(), entry.record, std::move(standby.value()),
+      services(), entries_.at(begin.domain), entry.record, std::move(standby.value()),
       [this, name = begin.domain](BackupEnd end, std::unique_ptr<Domain> promoted) {
         boost::asio::co_spawn(context_, end_backup(name, end, std::move(promoted)), rethrow);
       });
@@ -1070,7 +1101,12 @@ void Agent::on_news(const std::string& peer, const HeartbeatDomain& news, Instan
   Entry& entry = *found->second;
   if (entry.primary) entry.primary->on_peer_news(news, echoed);
   if (entry.backup) {
-    entry.backup->on_primary_heard(news.role);
+    // What a host says before it knows of this protection is about another one.
+    if (news.protection == entry.backup->protection()) {
+      if (auto heard = entry.backup->on_primary_heard(news.role); !heard)
+        events_.record(Severity::critical, news.domain, "promotion_refused",
+                       heard.error().message(), {{"peer", peer}});
+    }
     entry.backup->on_peer_generation(news.generation);
   }
 }

@@ -90,7 +90,8 @@ class Agent {
   Result<void> remove_peer(const std::string& name);
 
  private:
-  /// A domain that runs here, or whose image is held here.
+  /// A domain that runs here, or whose image is held here. Shared with its session, whose last
+  /// coroutine may outlive the entry's place in the list.
   struct Entry {
     DomainRecord record;
     std::unique_ptr<Domain> domain;            ///< Set where it runs.
@@ -128,6 +129,8 @@ class Agent {
 
   Task<std::vector<Finding>> local_findings(const Entry& entry, const std::string& to,
                                             const std::string& mode);
+  /// Whether this host's kernel can hold frames.
+  Task<Finding> gate_finding();
   Task<Result<boost::json::object>> ask_peer(const std::string& peer, boost::json::value request);
 
   Task<void> on_link(std::unique_ptr<transport::Link> link);
@@ -155,7 +158,7 @@ class Agent {
   std::shared_ptr<transport::PairingDesk> desk_;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
   std::unique_ptr<PeerWatch> peers_;
-  std::map<std::string, std::unique_ptr<Entry>> entries_;
+  std::map<std::string, std::shared_ptr<Entry>> entries_;
   std::map<std::string, Error> damaged_;
   std::set<std::string> dead_peers_;  ///< Told as dead: their return is worth an event, too.
   std::set<std::string> introduced_;  ///< Heard at least once since the start.

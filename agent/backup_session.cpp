@@ -10,6 +10,7 @@
 #include <boost/json.hpp>
 #include <cmath>
 
+#include "agent/workers.h"
 #include "checkpoint/records.h"
 #include "netbuffer/announce.h"
 
@@ -47,16 +48,6 @@ std::string_view in_words(Promotion::Refusal refusal) {
       return "the arbiter did not grant it";
   }
   return "refused";
-}
-
-// Runs `work` on `workers` and comes back to the caller's executor. `work` stays the caller's: GCC
-// 12 destroys a temporary of a co_await twice, so nothing that owns anything may be one.
-Task<void> run_on(boost::asio::any_io_executor workers, const std::function<void()>& work) {
-  const auto body = [&work]() -> Task<void> {
-    work();
-    co_return;
-  };
-  co_await boost::asio::co_spawn(workers, body, boost::asio::use_awaitable);
 }
 
 }  // namespace
@@ -103,10 +94,11 @@ boost::json::object PromotionRecord::to_json(const std::string& domain) const {
   return json;
 }
 
-BackupSession::BackupSession(const HostServices& services, DomainRecord& record,
-                             std::unique_ptr<Standby> standby, std::unique_ptr<BackupImage> image,
-                             EndHandler on_end)
+BackupSession::BackupSession(const HostServices& services, std::shared_ptr<const void> owner,
+                             DomainRecord& record, std::unique_ptr<Standby> standby,
+                             std::unique_ptr<BackupImage> image, EndHandler on_end)
     : services_(services),
+      owner_(std::move(owner)),
       record_(record),
       standby_(std::move(standby)),
       image_(std::move(image)),
@@ -115,17 +107,18 @@ BackupSession::BackupSession(const HostServices& services, DomainRecord& record,
       on_end_(std::move(on_end)),
       outputs_(standby_->outputs().begin(), standby_->outputs().end()),
       wake_(services.executor),
-      applied_(services.executor) {}
+      image_idle_(services.executor) {}
 
 BackupSession::~BackupSession() = default;
 
 Result<std::shared_ptr<BackupSession>> BackupSession::create(const HostServices& services,
+                                                             std::shared_ptr<const void> owner,
                                                              DomainRecord& record,
                                                              std::unique_ptr<Standby> standby,
                                                              EndHandler on_end) {
   BOOST_OUTCOME_TRY(auto image, BackupImage::create(standby->memory(), standby->memory_file()));
-  return std::shared_ptr<BackupSession>(
-      new BackupSession(services, record, std::move(standby), std::move(image), std::move(on_end)));
+  return std::shared_ptr<BackupSession>(new BackupSession(
+      services, std::move(owner), record, std::move(standby), std::move(image), std::move(on_end)));
 }
 
 bool BackupSession::promoting() const {
@@ -157,11 +150,13 @@ Task<void> BackupSession::serve(std::shared_ptr<transport::Link> link) {
   // A newer link may have taken this one's place: then the state is the newer one's business.
   if (link_ != link) co_return;
   link_.reset();
+  if (!ended_ && !promoting()) {
+    // Before the farewell, which takes its time: a new link may begin a checkpoint meanwhile.
+    last_problem_ = problem;
+    (void)co_await carry_out(decisions_.on_link_down());
+  }
   const std::string farewell = problem.empty() ? "not a backup any more" : problem;
   co_await link->say_goodbye(farewell, std::chrono::milliseconds(200));
-  if (ended_ || promoting()) co_return;
-  last_problem_ = problem;
-  (void)co_await carry_out(decisions_.on_link_down());
 }
 
 Task<Result<void>> BackupSession::take(transport::Frame frame) {
@@ -170,7 +165,16 @@ Task<Result<void>> BackupSession::take(transport::Frame frame) {
       BOOST_OUTCOME_CO_TRY(const auto begin, decode_checkpoint_begin(frame.payload));
       BOOST_OUTCOME_CO_TRY(co_await carry_out(
           decisions_.on_begin(begin.protection, begin.generation, begin.epoch, begin.base)));
-      co_return image_->begin(begin);
+      if (!begin.complete_copy()) co_return image_->begin(begin);
+      // Gives back the memory of the old image, which takes time, and takes away what an apply()
+      // under way works on.
+      std::optional<Error> failure;
+      const std::function<void()> start_over = [this, &begin, &failure] {
+        if (auto begun = image_->begin(begin); !begun) failure = begun.error();
+      };
+      co_await work_on_image(start_over);
+      if (failure) co_return *failure;
+      co_return ok();
     }
     case FrameType::page_batch:
       co_return image_->add(std::move(frame.payload));
@@ -256,14 +260,24 @@ void BackupSession::report(const EpochBackup::Report& report) {
   }
 }
 
+// One after another: whoever discards or resumes the image waits for the end, too.
+Task<void> BackupSession::work_on_image(const std::function<void()>& work) {
+  co_await wait_for_image();
+  image_at_work_ = true;
+  co_await run_on(services_.workers, work);
+  image_at_work_ = false;
+  image_idle_.notify();
+}
+
+Task<void> BackupSession::wait_for_image() {
+  while (image_at_work_) co_await image_idle_.wait();
+}
+
 Task<void> BackupSession::apply(EpochId epoch) {
-  applying_ = true;
   const std::function<void()> write_pages = [this] { image_->apply(); };
-  co_await run_on(services_.workers, write_pages);
-  applying_ = false;
+  co_await work_on_image(write_pages);
   ++checkpoints_;
   (void)co_await carry_out(decisions_.on_applied(epoch));
-  applied_.notify();
   co_await carry_out_promotion(promotion_.on_applied(now()));
 }
 
@@ -271,7 +285,11 @@ Task<void> BackupSession::apply(EpochId epoch) {
 
 Result<void> BackupSession::promote(Promotion::Cause cause, std::string_view cause_word,
                                     Instant last_sign_of_life) {
-  auto actions = promotion_.on_wanted(now(), cause, last_sign_of_life);
+  return begin_promotion(promotion_.on_wanted(now(), cause, last_sign_of_life), cause_word);
+}
+
+Result<void> BackupSession::begin_promotion(Promotion::Actions actions,
+                                            std::string_view cause_word) {
   for (const auto& action : actions) {
     if (const auto* refused = std::get_if<Promotion::Refused>(&action)) {
       return fail(refused->refusal == Promotion::Refusal::not_authorised ? ErrorCode::not_authorized
@@ -342,7 +360,7 @@ Task<void> BackupSession::carry_out_promotion(Promotion::Actions actions) {
 }
 
 Task<void> BackupSession::resume() {
-  while (applying_) co_await applied_.wait();
+  co_await wait_for_image();
   auto settled = image_->settle();
   if (!settled) {
     promotion_failed(settled.error().message());
@@ -403,10 +421,11 @@ void BackupSession::promotion_failed(std::string message) {
                           {{"peer", record_.peer}});
 }
 
-void BackupSession::on_primary_heard(PeerRole role) {
-  // `running` only forgets a wish; nothing is to be done then. Silence about the domain proves
-  // nothing.
-  if (role == PeerRole::running && !ended_) (void)promotion_.on_primary_heard(now(), role);
+Result<void> BackupSession::on_primary_heard(PeerRole role) {
+  if (ended_) return ok();
+  auto actions = promotion_.on_primary_heard(now(), role);
+  if (actions.empty()) return ok();
+  return begin_promotion(std::move(actions), "primary_gone");
 }
 
 void BackupSession::on_peer_reachable(std::string_view reason, bool reachable) {
@@ -428,7 +447,7 @@ void BackupSession::on_peer_generation(Generation generation) {
 Task<void> BackupSession::discard(std::string reason) {
   const auto self = shared_from_this();
   if (ended_) co_return;
-  while (applying_) co_await applied_.wait();
+  co_await wait_for_image();
   co_await standby_->discard();
   const ProtectionEnd end{ProtectionEnd::Kind::discarded, decisions_.protection(),
                           std::move(reason)};
@@ -443,7 +462,6 @@ void BackupSession::finish(BackupEnd end, std::unique_ptr<Domain> promoted) {
   if (ended_) return;
   ended_ = true;
   wake_.notify();
-  applied_.notify();
   boost::asio::post(services_.executor,
                     [self = shared_from_this(), end, domain = std::move(promoted)]() mutable {
                       if (self->on_end_)

@@ -40,7 +40,7 @@ enum class BackupEnd {
 /// The phases of one promotion as the API tells them, and what came of it.
 struct PromotionRecord {
   Generation generation;
-  std::string cause;    ///< "primary_dead", "operator" or "domain_died".
+  std::string cause;    ///< "primary_dead", "primary_gone", "operator" or "domain_died".
   std::string outcome;  ///< "in_progress", "promoted", "failed".
   std::string message;
   PromotionTimeline timeline;
@@ -58,9 +58,10 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   /// `promoted` is the running domain, null otherwise.
   using EndHandler = std::function<void(BackupEnd, std::unique_ptr<Domain> promoted)>;
 
-  /// `standby` was prepared for `record`, which is saved and outlives the session. Errors: the
-  /// image cannot be set up.
+  /// `standby` was prepared for `record`, which is saved and belongs to `owner`; the session keeps
+  /// that alive. Errors: the image cannot be set up.
   static Result<std::shared_ptr<BackupSession>> create(const HostServices& services,
+                                                       std::shared_ptr<const void> owner,
                                                        DomainRecord& record,
                                                        std::unique_ptr<Standby> standby,
                                                        EndHandler on_end);
@@ -81,8 +82,9 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   /// or refuses with the reason. Success means begun; see promotion_record() for what comes of it.
   Result<void> promote(Promotion::Cause cause, std::string_view cause_word,
                        Instant last_sign_of_life);
-  /// The primary's host was heard and says what it is to the domain.
-  void on_primary_heard(PeerRole role);
+  /// The primary's host was heard and says what it is to the domain, for this protection. `none`
+  /// begins a promotion; the error is why it was refused.
+  Result<void> on_primary_heard(PeerRole role);
   /// For status: whether the primary's heartbeats arrive.
   void on_peer_reachable(std::string_view reason, bool reachable);
   /// The primary said its generation in a heartbeat.
@@ -98,14 +100,17 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   [[nodiscard]] std::uint64_t checkpoints() const { return checkpoints_; }
 
  private:
-  BackupSession(const HostServices& services, DomainRecord& record,
-                std::unique_ptr<Standby> standby, std::unique_ptr<BackupImage> image,
-                EndHandler on_end);
+  BackupSession(const HostServices& services, std::shared_ptr<const void> owner,
+                DomainRecord& record, std::unique_ptr<Standby> standby,
+                std::unique_ptr<BackupImage> image, EndHandler on_end);
 
   Task<Result<void>> take(transport::Frame frame);
   Task<Result<void>> carry_out(EpochBackup::Actions actions);
   void report(const EpochBackup::Report& report);
   Task<void> apply(EpochId epoch);
+  Task<void> work_on_image(const std::function<void()>& work);
+  Task<void> wait_for_image();
+  Result<void> begin_promotion(Promotion::Actions actions, std::string_view cause_word);
   Task<void> carry_out_promotion(Promotion::Actions actions);
   Task<void> resume();
   Task<void> announce_rounds();
@@ -114,6 +119,7 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   void finish(BackupEnd end, std::unique_ptr<Domain> promoted);
 
   HostServices services_;
+  std::shared_ptr<const void> owner_;  ///< Of the record.
   DomainRecord& record_;
   std::unique_ptr<Standby> standby_;
   std::unique_ptr<BackupImage> image_;
@@ -126,8 +132,8 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   std::vector<std::byte> addresses_;
   std::optional<PromotionRecord> promotion_record_;
   Signal wake_;
-  Signal applied_;
-  bool applying_ = false;
+  Signal image_idle_;
+  bool image_at_work_ = false;  ///< A worker reads or writes it.
   bool ended_ = false;
 
   std::uint64_t checkpoints_ = 0;

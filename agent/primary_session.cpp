@@ -47,14 +47,16 @@ EpochPrimary::Config decisions_config(const HostServices& services, const Domain
 
 }  // namespace
 
-PrimarySession::PrimarySession(const HostServices& services, Domain& domain, DomainRecord& record,
-                               bool taken_up_again)
+PrimarySession::PrimarySession(const HostServices& services, std::shared_ptr<const void> owner,
+                               Domain& domain, DomainRecord& record, bool taken_up_again)
     : services_(services),
+      owner_(std::move(owner)),
       domain_(domain),
       record_(record),
       decisions_(decisions_config(services, record, taken_up_again)),
       wake_(services.executor),
-      changed_(services.executor) {
+      changed_(services.executor),
+      drive_ended_(services.executor) {
   if (taken_up_again) {
     // The rules of the earlier run still drop everything; taking them over changes nothing for the
     // guest's peers, but lets us release again once a checkpoint is committed.
@@ -66,6 +68,7 @@ PrimarySession::~PrimarySession() = default;
 
 void PrimarySession::start(EndHandler on_end) {
   on_end_ = std::move(on_end);
+  driving_ = true;
   const auto self = shared_from_this();
   const auto rethrow = [](const std::exception_ptr& failure) {
     if (failure) std::rethrow_exception(failure);
@@ -95,6 +98,13 @@ Task<void> PrimarySession::drive() {
     co_await wake_.wait_until(std::min(decisions_.next_deadline(), now() + std::chrono::hours(1)));
     if (!ended_) carry_out(decisions_.on_tick(now()));
   }
+  driving_ = false;
+  drive_ended_.notify();
+  if (on_end_) std::exchange(on_end_, nullptr)(end_);
+}
+
+Task<void> PrimarySession::wait_for_drive() {
+  while (driving_) co_await drive_ended_.wait();
 }
 
 Task<void> PrimarySession::keep_link() {
@@ -600,11 +610,14 @@ Task<void> PrimarySession::abandon() {
     (void)co_await link->flush();
   }
   finish(PrimaryEnd::domain_gone);
+  co_await wait_for_drive();
 }
 
-void PrimarySession::retire() {
+Task<void> PrimarySession::retire() {
+  const auto self = shared_from_this();
   on_end_ = nullptr;
   finish(PrimaryEnd::unprotected);
+  co_await wait_for_drive();
 }
 
 void PrimarySession::remove_gate() {
@@ -652,18 +665,16 @@ Task<void> PrimarySession::on_domain_exit(const DomainExit& exit) {
 void PrimarySession::finish(PrimaryEnd end) {
   if (ended_) return;
   ended_ = true;
+  end_ = end;
   if (link_ != nullptr) link_->close();
   if (gate_ != nullptr && end != PrimaryEnd::unprotected && end != PrimaryEnd::resigned) {
     // Nothing of this domain may be heard any more: what is held goes with the rules' last hour.
     if (auto dropped = gate_->drop_held(); !dropped)
       spdlog::error("domain={} {}", record_.name, dropped.error().message());
   }
+  // drive() tells the end: until it has come to its own, a capture may be under way.
   wake_.notify();
   changed_.notify();
-  if (on_end_)
-    boost::asio::post(services_.executor, [self = shared_from_this(), end] {
-      if (self->on_end_) std::exchange(self->on_end_, nullptr)(end);
-    });
 }
 
 // --- status ---

@@ -55,16 +55,17 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
  public:
   using EndHandler = std::function<void(PrimaryEnd)>;
 
-  /// `domain` and `record` belong to the agent and outlive the session. `record` is already saved
-  /// with this protection. `taken_up_again`: an earlier run of the agent left the domain protected,
-  /// its gate closed.
-  PrimarySession(const HostServices& services, Domain& domain, DomainRecord& record,
-                 bool taken_up_again);
+  /// `domain` and `record` belong to `owner`, which the session keeps alive until its last
+  /// coroutine has ended. `record` is already saved with this protection. `taken_up_again`: an
+  /// earlier run of the agent left the domain protected, its gate closed.
+  PrimarySession(const HostServices& services, std::shared_ptr<const void> owner, Domain& domain,
+                 DomainRecord& record, bool taken_up_again);
   ~PrimarySession();
   PrimarySession(const PrimarySession&) = delete;
   PrimarySession& operator=(const PrimarySession&) = delete;
 
-  /// Begins. `on_end` is called once, from the agent's thread.
+  /// Begins. `on_end` is called once, from the agent's thread, when nothing of the session is at
+  /// work on the domain any more.
   void start(EndHandler on_end);
 
   /// The operator's word that the backup will not run the domain (docs/failure-model.md). Returns
@@ -72,11 +73,12 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   Task<Result<void>> solo();
   /// Ends the protection with the backup's consent. Returns when the gate is open.
   Task<Result<void>> unprotect();
-  /// Ends the session because the domain is being stopped; the backup is told. The gate stays
-  /// closed: see remove_gate().
+  /// Ends the session because the domain is being stopped; the backup is told. Returns when nothing
+  /// of the session is at work on the domain any more. The gate stays closed: see remove_gate().
   Task<void> abandon();
-  /// Ends a session whose gate is open (solo) without another word; `on_end` is not called.
-  void retire();
+  /// Ends a session whose gate is open (solo) without another word; `on_end` is not called. Returns
+  /// as abandon() does.
+  Task<void> retire();
   /// Takes the gate's rules out of the kernel, once the domain that they held is destroyed.
   void remove_gate();
   /// Takes effect from the next epoch on.
@@ -126,9 +128,11 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   Result<void> close_gate();
   [[nodiscard]] std::vector<std::byte> learnt_addresses() const;
   void finish(PrimaryEnd end);
+  Task<void> wait_for_drive();
   void update_conditions(Conditions& conditions) const;
 
   HostServices services_;
+  std::shared_ptr<const void> owner_;  ///< Of the two below.
   Domain& domain_;
   DomainRecord& record_;
   EpochPrimary decisions_;
@@ -136,8 +140,11 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   Signal wake_;
   Signal changed_;  ///< Notified whenever the decisions' state may have changed: solo() and
                     ///< unprotect() wait for it.
+  Signal drive_ended_;
   std::deque<EpochPrimary::Action> pending_;
+  bool driving_ = false;  ///< drive() has not ended: it may be in the middle of a capture.
   bool ended_ = false;
+  PrimaryEnd end_ = PrimaryEnd::unprotected;  ///< Valid once ended_.
   bool unprotect_asked_ = false;
   bool resigned_ = false;
 

@@ -10,8 +10,9 @@
 
 namespace understudy {
 
-/// One coroutine waits, others notify. A notification with nobody waiting is kept (once), so that
-/// none is lost between the check of a condition and the wait for it. All on one thread.
+/// One coroutine waits, others notify; several may wait if all wait without a deadline, and each
+/// checks its condition again. A notification with nobody waiting is kept (once), so that none is
+/// lost between the check of a condition and the wait for it. All on one thread.
 class Signal {
  public:
   explicit Signal(const boost::asio::any_io_executor& executor) : timer_(executor) {}
@@ -29,7 +30,8 @@ class Signal {
   /// Waits until notified or until `deadline`; true if notified.
   Task<bool> wait_until(std::chrono::steady_clock::time_point deadline) {
     if (!std::exchange(notified_, false)) {
-      timer_.expires_at(deadline);
+      // To set it anew would end the waits of others.
+      if (timer_.expiry() != deadline) timer_.expires_at(deadline);
       co_await timer_.async_wait(boost::asio::as_tuple(boost::asio::use_awaitable));
       co_return std::exchange(notified_, false);
     }

@@ -132,7 +132,7 @@ PeerView EpochBackup::view() const {
 
 void EpochBackup::give_up_receiving(Actions& actions) {
   if (!receiving_) return;
-  if (!receiving_->in_place) actions.push_back(DropStaged{receiving_->epoch});
+  actions.push_back(DropStaged{receiving_->epoch});
   actions.push_back(Report{Event::checkpoint_dropped, receiving_->epoch});
   receiving_.reset();
 }

@@ -159,14 +159,19 @@ Result<BridgeState> bridge_state(NetlinkSocket& route, unsigned index) {
   return state;
 }
 
-Result<void> send_bridged_ip_to_hooks(NetlinkSocket& route, const BridgePort& port,
-                                      const std::string& bridge) {
+Result<void> need_bridge_netfilter() {
   if (!bridge_netfilter_present()) load_kernel_module("br_netfilter");
   if (!bridge_netfilter_present()) {
     return fail(ErrorCode::unavailable,
                 "this kernel cannot hold bridged frames: it lacks br_netfilter "
                 "(CONFIG_BRIDGE_NETFILTER), and 'modprobe br_netfilter' did not help");
   }
+  return ok();
+}
+
+Result<void> send_bridged_ip_to_hooks(NetlinkSocket& route, const BridgePort& port,
+                                      const std::string& bridge) {
+  BOOST_OUTCOME_TRY(need_bridge_netfilter());
   RequestBuffer buffer;
   nlmsghdr* const request = link_request(buffer, RTM_NEWLINK, AF_UNSPEC, port.bridge_index);
   nlattr* const info = mnl_attr_nest_start(request, IFLA_LINKINFO);

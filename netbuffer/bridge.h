@@ -45,6 +45,10 @@ Result<BridgePort> find_bridge_port(NetlinkSocket& route, const std::string& dev
 /// Reads the device of that index.
 Result<BridgeState> bridge_state(NetlinkSocket& route, unsigned index);
 
+/// Bridged frames can be made to pass the IP hooks: br_netfilter is there, or could be loaded.
+/// Error: unavailable, naming it.
+Result<void> need_bridge_netfilter();
+
 /// Makes bridged IPv4 and IPv6 frames of this one bridge pass the IP hooks (nf_call_iptables,
 /// nf_call_ip6tables). Needs br_netfilter; tries to load it. Error: unavailable, naming it.
 Result<void> send_bridged_ip_to_hooks(NetlinkSocket& route, const BridgePort& port,

@@ -145,6 +145,12 @@ class OutputGate {
   std::unique_ptr<Implementation> implementation_;
 };
 
+/// Whether this kernel, and our rights, are enough for a gate: rules are installed and a queue is
+/// bound in an empty network namespace that vanishes with the probe, so nothing that exists is
+/// touched (a module may be loaded). Takes some milliseconds; may be called on any thread. Errors:
+/// permission, unavailable; the text names what is missing.
+Result<void> probe_gate();
+
 /// A gate that exists in this network namespace, whoever installed it.
 struct GateRecord {
   std::string domain;

@@ -219,11 +219,19 @@ Result<void> WriteTracker::scan(std::uint64_t first, std::uint64_t count, DirtyS
     const int filled = ::ioctl(pagemap_.get(), kPagemapScan, &arguments);
     if (filled < 0 && errno == EINTR) continue;
     if (filled < 0) return system_error(errno, "scanning for written pages (PAGEMAP_SCAN)");
+    // Usually what follows lies behind what is there. But Linux walks in batches of 512 regions and
+    // does not forget the position at which an earlier batch was full: after a walk that came to
+    // its end, walk_end may still name that one. To go on from it is right with every kernel; what
+    // was written again since then comes a second time, out of order.
+    DirtySet again;
     for (int i = 0; i < filled; ++i) {
       const Region& region = regions_[static_cast<std::size_t>(i)];
-      append_range(out, {(region.start - mapping_address_) / kPageBytes,
-                         (region.end - region.start) / kPageBytes});
+      const PageRange range{(region.start - mapping_address_) / kPageBytes,
+                            (region.end - region.start) / kPageBytes};
+      const bool in_order = out.empty() || out.back().first + out.back().count <= range.first;
+      append_range(in_order && again.empty() ? out : again, range);
     }
+    if (!again.empty()) out = merge(out, again);
     // A process that has ended has no memory left to walk.
     if (arguments.walk_end <= position) {
       return fail(ErrorCode::unavailable, "scanning for written pages: process {} is gone", pid_);

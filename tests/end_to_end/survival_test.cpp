@@ -76,6 +76,24 @@ TEST_F(Survival, agent_killed_alone_leaves_the_guest_mute_and_the_backup_takes_o
   expect_nothing_lost();
 }
 
+TEST_F(Survival, agent_that_returns_without_its_guest_says_so_and_the_backup_takes_over) {
+  // Back before anybody would have called the host dead: silence alone would not promote here.
+  SceneOptions options = options_from_environment();
+  options.deadline = 8s;
+  ASSERT_NO_FATAL_FAILURE(play(options));
+  auto killed = scene->kill_host(HostId::a);
+  ASSERT_OK(killed);
+  mark(killed.value());
+  ASSERT_OK(scene->start_agent(HostId::a));
+  auto domain = scene->wait_for_state(HostId::b, "running", 30s);
+  ASSERT_OK(domain);
+  auto timeline = scene->understudy_json(HostId::b, {"timeline", "web1"});
+  ASSERT_OK(timeline);
+  EXPECT_EQ(text_at(timeline.value().as_object(), "cause"), "primary_gone");
+  expect_everyone_goes_on(Clock::now());
+  expect_nothing_lost();
+}
+
 TEST_F(Survival, host_that_hangs_and_wakes_up_after_promotion_stays_mute) {
   ASSERT_NO_FATAL_FAILURE(play());
   auto hung = scene->hang(HostId::a);

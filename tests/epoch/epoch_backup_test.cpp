@@ -125,6 +125,14 @@ TEST_F(EpochBackupTest, full_copy_during_an_apply_forgets_the_apply) {
   EXPECT_TRUE(backup.all_applied());
 }
 
+TEST_F(EpochBackupTest, link_broken_in_a_complete_copy_drops_what_is_open_of_it) {
+  begin(1, 0);
+  EXPECT_EQ(all<Backup::DropStaged>(backup.on_link_down()).at(0).epoch, EpochId{1});
+  EXPECT_EQ(backup.state(), Backup::State::incomplete);
+  begin(2, 0);
+  EXPECT_TRUE(has<Backup::Acknowledge>(whole(2)));
+}
+
 TEST_F(EpochBackupTest, new_begin_replaces_one_whose_capture_failed) {
   make_ready();
   begin(2, 1);

@@ -256,6 +256,13 @@ TEST_F(OutputGateFaults, WhatCannotBeClosedIsNamedAndLeavesNothing) {
   EXPECT_THAT(numbers_of(peer_received()), ElementsAre(1)) << "the guest was not touched";
 }
 
+TEST_F(OutputGateFaults, ProbingTouchesNothing) {
+  const auto probed = probe_gate();
+  EXPECT_TRUE(probed) << probed.error().message();
+  EXPECT_EQ(output_of("nft list tables"), "");
+  EXPECT_EQ(output_of("cat /proc/thread-self/net/netfilter/nfnetlink_queue"), "");
+}
+
 TEST_F(OutputGateFaults, TaggedFramesSentToIptablesAreRefused) {
   ASSERT_EQ(run("echo 1 > /proc/sys/net/bridge/bridge-nf-filter-vlan-tagged"), 0);
   const auto gate = OutputGate::close(io_.get_executor(), options());

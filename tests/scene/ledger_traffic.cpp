@@ -187,7 +187,7 @@ void LedgerTraffic::run(unsigned index, Witness& witness, std::stop_token stop) 
     }
     client.receipts.push_back(receipt);
     witness.verified(line.size() + 1);
-    witness.operation();
+    witness.operation(receipt.sent);
     if (pause_.count() > 0) {
       std::this_thread::sleep_for(pause_);
     }

@@ -384,7 +384,8 @@ Result<void> Scene::wait_for_agent(HostId host) {
                   name_of(host), last_lines(at(host).folder / "understudyd.log", 10));
     }
     auto answer = understudy(host, {"status", "-o", "json"}, 10s);
-    if (answer && answer.value().status == 0) {
+    // Its exit status may say that a domain is not well; an answer is an answer.
+    if (answer && answer.value().out.starts_with("{")) {
       return ok();
     }
     if (Clock::now() > end) {

@@ -43,8 +43,12 @@ class SceneTest : public ::testing::Test {
   [[nodiscard]] std::unique_ptr<Scene> build() const {
     auto scene = Scene::build({.tag = {}, .build_directory = folder, .guest_directory = folder});
     EXPECT_TRUE(scene) << scene.error().message();
-    const auto end = Clock::now() + 5s;
-    while (scene && scene.value()->processes(HostId::a, "sleep").size() < 3 && Clock::now() < end) {
+    // The fake agents start their children a moment after the scene has them.
+    const auto end = Clock::now() + 10s;
+    const auto complete = [&](HostId host) {
+      return scene.value()->processes(host, "sleep").size() >= 3;
+    };
+    while (scene && !(complete(HostId::a) && complete(HostId::b)) && Clock::now() < end) {
       std::this_thread::sleep_for(1ms);
     }
     return scene ? std::move(scene.value()) : nullptr;

@@ -96,6 +96,11 @@ void Witness::verified(std::uint64_t bytes) {
   bytes_verified_ += bytes;
 }
 
+void Witness::operation(Clock::time_point begun) {
+  operation_ms_.push_back(std::chrono::duration<float, std::milli>(Clock::now() - begun).count());
+  ++operations_;
+}
+
 void Witness::broke(std::string reason) {
   const std::lock_guard lock(mutex_);
   if (failure_.empty()) {
@@ -117,6 +122,7 @@ ConnectionReport Witness::report() const {
                           .bytes_verified = bytes_verified_,
                           .bytes_wrong = bytes_wrong_,
                           .operations = operations_,
+                          .operation_ms = operation_ms_,
                           .longest_gap_ms = to_ms(longest_gap_ns_),
                           .longest_gap_before_ms = to_ms(longest_gap_before_ns_),
                           .outage_ms = std::nullopt};
@@ -399,6 +405,7 @@ void EchoTraffic::run(unsigned index, Witness& witness, std::stop_token stop) {
     guest::fill_pattern(seed, position, block);
     // Once a block is begun it is seen through: a stop between a request and its answer would leave
     // open whether the connection still works.
+    const auto begun = Clock::now();
     outcome = socket.send(block, options().patience, abandoned());
     for (std::size_t got = 0; outcome == TcpSocket::Outcome::done && got < block.size();) {
       std::size_t size = 0;
@@ -413,7 +420,7 @@ void EchoTraffic::run(unsigned index, Witness& witness, std::stop_token stop) {
       }
     }
     if (outcome == TcpSocket::Outcome::done) {
-      witness.operation();
+      witness.operation(begun);
     }
     position += block.size();
   }
@@ -431,6 +438,7 @@ void HttpTraffic::run(unsigned /*index*/, Witness& witness, std::stop_token stop
   const std::uint64_t seed = guest::web_file_seed(file_bytes_);
   std::vector<char> block(65536);
   while (!stop.stop_requested()) {
+    const auto begun = Clock::now();
     auto connected =
         TcpSocket::connect(options().address, options().port, options().patience, abandoned());
     if (!connected) {
@@ -463,7 +471,7 @@ void HttpTraffic::run(unsigned /*index*/, Witness& witness, std::stop_token stop
       }
     }
     if (outcome == TcpSocket::Outcome::closed && position == file_bytes_) {
-      witness.operation();
+      witness.operation(begun);
     } else {
       note(witness, socket, outcome, options().patience);
       witness.broke(fmt::format("GET {}: {} of {} bytes", path, position, file_bytes_));

@@ -48,6 +48,7 @@ struct ConnectionReport {
   std::uint64_t bytes_verified = 0;
   std::uint64_t bytes_wrong = 0;
   std::uint64_t operations = 0;  ///< Receipts, blocks echoed, requests; 0 for streams.
+  std::vector<float> operation_ms;  ///< How long each operation took, in their order.
   double longest_gap_ms = 0;     ///< Longest time without a verified byte, marked or not.
   /// Longest silence before the first mark: what protection itself costs.
   double longest_gap_before_ms = 0;
@@ -66,8 +67,8 @@ class Witness {
   void verified(std::uint64_t bytes);
   /// `bytes` bytes differ from what must have come.
   void wrong(std::uint64_t bytes) { bytes_wrong_ += bytes; }
-  /// One operation has come to its end.
-  void operation() { ++operations_; }
+  /// One operation, asked for at `begun`, has come to its end.
+  void operation(Clock::time_point begun);
   /// The connection broke; the first reason is kept.
   void broke(std::string reason);
 
@@ -95,6 +96,7 @@ class Witness {
   std::atomic<std::int64_t> mark_ns_ = 0;  ///< 0: none.
   std::atomic<std::int64_t> last_ns_;      ///< When the last verified byte came.
   // Only the connection's thread writes these.
+  std::vector<float> operation_ms_;
   std::int64_t seen_mark_ns_ = 0;
   std::int64_t longest_gap_ns_ = 0;
   std::int64_t longest_gap_before_ns_ = 0;
