@@ -375,7 +375,10 @@ void EpochPrimary::capture_if_due(Instant now, Actions& actions) {
   if (stretched_) return;
   capturing_ = true;
   issued_ = issued_.next();
-  next_capture_ = now + config_.interval;
+  // On the beat: a timer that wakes late does not slow it down. After more than a whole interval a
+  // new beat begins, because epochs are not made up for.
+  const Instant on_beat = next_capture_ + config_.interval;
+  next_capture_ = on_beat > now ? on_beat : now + config_.interval;
   actions.push_back(SealAndCapture{issued_, captured_});
 }
 

@@ -129,6 +129,8 @@ json::object Report::to_json() const {
           {"outage_ms_worst", or_null(outage_ms_worst())},
           {"detect_ms", or_null(detect_ms)},
           {"promote_ms", or_null(promote_ms)},
+          // From the kill; what the outage is beyond this, the first packets took.
+          {"running_ms", or_null(running_ms)},
           {"connections", connections()},
           {"connections_survived", survived()},
           {"bytes_verified", bytes_verified()},

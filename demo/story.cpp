@@ -40,6 +40,30 @@ json::object object_at(const json::object& object, std::string_view key) {
   return value != nullptr && value->is_object() ? value->get_object() : json::object();
 }
 
+// When the phase `name` of a timeline was reached, by the wall's clock to the millisecond.
+std::optional<std::chrono::system_clock::time_point> moment_of(const json::object& timeline,
+                                                               std::string_view name) {
+  const json::value* phases = timeline.if_contains("phases");
+  if (phases == nullptr || !phases->is_array()) {
+    return std::nullopt;
+  }
+  for (const json::value& phase : phases->get_array()) {
+    if (!phase.is_object() || text_at(phase.get_object(), "name") != name) {
+      continue;
+    }
+    // 2026-01-31T12:34:56.789Z
+    std::tm parts{};
+    const std::string at = text_at(phase.get_object(), "at");
+    const char* rest = strptime(at.c_str(), "%Y-%m-%dT%H:%M:%S", &parts);
+    if (rest == nullptr || *rest != '.') {
+      return std::nullopt;
+    }
+    return std::chrono::system_clock::from_time_t(timegm(&parts)) +
+           std::chrono::milliseconds(std::strtol(rest + 1, nullptr, 10));
+  }
+  return std::nullopt;
+}
+
 std::string file_text(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -224,6 +248,9 @@ Result<void> Story::go_on(Report& report) {
     if (told.contains("promote_ms")) {
       report.promote_ms = number_at(told, "promote_ms");
     }
+  }
+  if (const auto resumed = moment_of(report.timeline, "resumed")) {
+    report.running_ms = std::chrono::duration<double, std::milli>(*resumed - kill_.wall).count();
   }
   narrator_.line(report.promote_ms
                      ? fmt::format("hostB noticed, and web1 went on there: detected after {}, "

@@ -39,7 +39,8 @@ const std::vector<Workload>& workloads() {
       {"services", "ledger, echo, stream, httpd under load", "25ms", 0, true},
       {"dirty-100", "100 random pages written each 25 ms", "25ms", 100, false},
       {"dirty-300", "300 random pages written each 25 ms", "25ms", 300, false},
-      {"dirty-1000", "1000 random pages written each 25 ms", "25ms", 1000, false},
+      {"dirty-1000", "1200 writes to random pages each 25 ms: about 1000 pages", "25ms", 1200,
+       false},
   };
   return all;
 }

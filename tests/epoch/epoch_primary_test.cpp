@@ -413,6 +413,16 @@ TEST_F(EpochPrimaryTest, agent_restarted_under_a_protected_domain_starts_closed_
   EXPECT_EQ(copy.at(0).base, EpochId{0});  // What is dirty since 41 is forgotten.
 }
 
+TEST_F(EpochPrimaryTest, late_timers_do_not_slow_the_beat_and_missed_epochs_are_not_made_up_for) {
+  protect();
+  capture(27);  // Due at 25.
+  acknowledge(29, 2);
+  EXPECT_EQ(primary.next_deadline(), at(50));
+  capture(90);  // More than a whole interval late.
+  acknowledge(92, 3);
+  EXPECT_EQ(primary.next_deadline(), at(115));
+}
+
 TEST_F(EpochPrimaryTest, interval_changes_from_the_next_capture_on) {
   protect();
   primary.on_interval_changed(std::chrono::milliseconds(100));
