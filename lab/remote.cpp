@@ -1,20 +1,23 @@
 // Runs commands on a host of the lab, without the weight of ssh (1.8 s a command under emulation).
 //
-//   lab-remote serve ADDRESS PORT                              on the host: runs what it is told to, for whoever asks
-//   lab-remote run ADDRESS PORT [-w SECONDS] [-p PID] [-t] -- COMMAND [ARGUMENT…]
-//        runs it there with our stdin, stdout and stderr, and ends with its exit code (128 + signal).
-//        -w  wait so long for the host to answer     -t  on a terminal of its own
-//        -p  the process whose death is the host's: a host that dies sends no word of it
+//   lab-remote serve ADDRESS PORT                              on the host: runs what it is told
+//   to, for whoever asks lab-remote run ADDRESS PORT [-w SECONDS] [-p PID] [-t] -- COMMAND
+//   [ARGUMENT…]
+//        runs it there with our stdin, stdout and stderr, and ends with its exit code (128 +
+//        signal). -w  wait so long for the host to answer     -t  on a terminal of its own -p  the
+//        process whose death is the host's: a host that dies sends no word of it
 //
-// There is no password: the listener is reached only over the lab's own control network, a point-to-point
-// device in the lab's namespace. One connection carries one command:
+// There is no password: the listener is reached only from within the lab's namespace, by us over a
+// device of its own (no cut concerns it), by the other hosts over the replication network
+// (lab-ssh). One connection carries one command:
 //
 //   client: u32 flags, u16 rows, u16 columns, u32 count, count times (u32 size, bytes); then frames
-//   frame:  u8 kind, u32 size, bytes   (all numbers little-endian, as both sides are the same machine)
+//   frame:  u8 kind, u32 size, bytes   (all numbers little-endian, as both sides are the same
+//   machine)
 //           'i' stdin, 'e' end of stdin, 'w' window size; 'o' stdout, 'r' stderr, 'x' exit code
 //
-// When the client goes away, the command's process group gets SIGHUP; when the command ends, what it left
-// running in the background goes on, as with ssh.
+// When the client goes away, the command's process group gets SIGHUP; when the command ends, what
+// it left running in the background goes on, as with ssh.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -143,7 +146,8 @@ bool receive_request(int from, Request& request) {
   return true;
 }
 
-/// The command that runs: what we write to is its stdin, what we read from are its stdout and stderr.
+/// The command that runs: what we write to is its stdin, what we read from are its stdout and
+/// stderr.
 struct Child {
   pid_t pid = -1;
   int exited = -1;  ///< pidfd
@@ -231,7 +235,8 @@ void serve_one(int client) {
   if (child.pid < 0 || child.exited < 0) {
     return;
   }
-  std::string pending;  // stdin that the command has not taken yet; while there is some, we read no more
+  std::string
+      pending;  // stdin that the command has not taken yet; while there is some, we read no more
   bool input_ended = false;
   const auto hang_up = [&] {
     kill(-child.pid, SIGHUP);
@@ -474,9 +479,10 @@ int run(const sockaddr_in& where, std::chrono::milliseconds patience, pid_t host
 }
 
 [[noreturn]] void usage() {
-  std::fprintf(stderr,
-               "usage: lab-remote serve ADDRESS PORT\n"
-               "       lab-remote run ADDRESS PORT [-w SECONDS] [-p PID] [-t] -- COMMAND [ARGUMENT...]\n");
+  std::fprintf(
+      stderr,
+      "usage: lab-remote serve ADDRESS PORT\n"
+      "       lab-remote run ADDRESS PORT [-w SECONDS] [-p PID] [-t] -- COMMAND [ARGUMENT...]\n");
   std::exit(64);
 }
 
