@@ -167,6 +167,7 @@ struct Child {
   close_range(3, ~0U, 0);
   signal(SIGPIPE, SIG_DFL);
   std::vector<char*> arguments;
+  arguments.reserve(request.command.size() + 1);
   for (const std::string& argument : request.command) {
     arguments.push_back(const_cast<char*>(argument.c_str()));
   }
@@ -400,8 +401,8 @@ bool send_window(int server) {
 
 int run(const sockaddr_in& where, std::chrono::milliseconds patience, pid_t host_pid, bool terminal,
         const std::vector<std::string>& command) {
-  int host = -1;
-  if (host_pid > 0 && (host = static_cast<int>(syscall(SYS_pidfd_open, host_pid, 0))) < 0) {
+  const int host = host_pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, host_pid, 0)) : -1;
+  if (host_pid > 0 && host < 0) {
     std::fprintf(stderr, "lab-remote: the host is gone\n");
     return exit_no_host;
   }
