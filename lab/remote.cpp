@@ -85,11 +85,16 @@ void append_number(std::string& text, auto number) {
   text.append(reinterpret_cast<const char*>(&number), sizeof number);
 }
 
+void append_frame(std::string& text, char kind, const void* data, std::size_t size) {
+  text += kind;
+  append_number(text, static_cast<std::uint32_t>(size));
+  text.append(static_cast<const char*>(data), size);
+}
+
 bool send_frame(int to, char kind, const void* data, std::size_t size) {
-  std::string head(1, kind);
-  append_number(head, static_cast<std::uint32_t>(size));
-  head.append(static_cast<const char*>(data), size);
-  return write_all(to, head.data(), head.size());
+  std::string frame;
+  append_frame(frame, kind, data, size);
+  return write_all(to, frame.data(), frame.size());
 }
 
 struct Frame {
@@ -390,13 +395,13 @@ int connect_to(const sockaddr_in& where, std::chrono::milliseconds patience, int
   }
 }
 
-bool send_window(int server) {
+void append_window(std::string& text) {
   winsize window = {};
   ioctl(0, TIOCGWINSZ, &window);
   std::string bytes;
   append_number(bytes, window.ws_row);
   append_number(bytes, window.ws_col);
-  return send_frame(server, 'w', bytes.data(), bytes.size());
+  append_frame(text, 'w', bytes.data(), bytes.size());
 }
 
 int run(const sockaddr_in& where, std::chrono::milliseconds patience, pid_t host_pid, bool terminal,
@@ -434,14 +439,20 @@ int run(const sockaddr_in& where, std::chrono::milliseconds patience, pid_t host
   }
   bool fine = write_all(server, request.data(), request.size());
   int input = 0;
+  // What the host has not taken yet. We never wait for it to take something without listening as
+  // well: it may be waiting for us to take the command's output, and then both would wait for ever.
+  std::string outgoing;
   std::array<char, 65536> bytes;
   while (fine) {
-    std::array<pollfd, 4> watched = {
-        {{server, POLLIN, 0}, {input, POLLIN, 0}, {host, POLLIN, 0}, {changes, POLLIN, 0}}};
+    const short wanted = outgoing.empty() ? POLLIN : POLLIN | POLLOUT;
+    std::array<pollfd, 4> watched = {{{server, wanted, 0},
+                                      {outgoing.empty() ? input : -1, POLLIN, 0},
+                                      {host, POLLIN, 0},
+                                      {changes, POLLIN, 0}}};
     if (poll(watched.data(), watched.size(), -1) < 0) {
       continue;  // a signal: the window's size has changed
     }
-    if (watched[0].revents != 0) {
+    if ((watched[0].revents & ~POLLOUT) != 0) {
       Frame frame;
       fine = receive_frame(server, frame);
       if (fine && frame.kind == 'x' && frame.bytes.size() == 4) {
@@ -457,19 +468,26 @@ int run(const sockaddr_in& where, std::chrono::milliseconds patience, pid_t host
     if (watched[2].revents != 0) {
       break;
     }
+    if (!outgoing.empty() && (watched[0].revents & POLLOUT) != 0) {
+      const ssize_t sent = send(server, outgoing.data(), outgoing.size(), MSG_DONTWAIT);
+      if (sent > 0) {
+        outgoing.erase(0, static_cast<std::size_t>(sent));
+      } else if (errno != EAGAIN && errno != EINTR) {
+        outgoing
+            .clear();  // a command that has ended takes no more; its exit code is still to be read
+        input = -1;
+      }
+    }
     if (watched[3].revents != 0) {
       (void)!read(changes, bytes.data(), bytes.size());
-      fine = send_window(server);
+      append_window(outgoing);
     }
     if (watched[1].revents != 0) {
       const ssize_t size = read(input, bytes.data(), bytes.size());
       if (size > 0) {
-        // A command that has ended takes no more; its exit code is still to be read.
-        if (!send_frame(server, 'i', bytes.data(), static_cast<std::size_t>(size))) {
-          input = -1;
-        }
+        append_frame(outgoing, 'i', bytes.data(), static_cast<std::size_t>(size));
       } else {
-        send_frame(server, 'e', "", 0);
+        append_frame(outgoing, 'e', "", 0);
         input = -1;
       }
     }
