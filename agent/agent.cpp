@@ -553,7 +553,7 @@ Task<std::vector<Finding>> Agent::local_findings(const Entry& entry, const std::
     findings.push_back(
         refusal("heartbeats", fmt::format("{} is not heard ({})", to, reason_of(view))));
   }
-  if (entry.domain->tracking() == TrackingMethod::pagemap_scan) {
+  if (entry.domain->tracking() != TrackingMethod::full_compare) {
     findings.push_back(fine("write tracking", "the kernel reports written pages"));
   } else {
     findings.push_back(

@@ -427,7 +427,7 @@ Task<Result<void>> PrimarySession::precopy(EpochId epoch) {
     if (domain_.tracking() == TrackingMethod::full_compare) break;
     BOOST_OUTCOME_CO_TRY(domain_.take_dirty(dirty));
   }
-  if (domain_.tracking() == TrackingMethod::pagemap_scan) carried_over_ = std::move(dirty);
+  if (domain_.tracking() != TrackingMethod::full_compare) carried_over_ = std::move(dirty);
   // From the first consistent checkpoint on the backup may promote: from here on nothing leaves by
   // itself.
   co_return close_gate();
@@ -513,7 +513,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   // A device may have finished a request while its state was saved (hypervisor/domain.h).
   DirtySet late;
   auto rest = domain_.take_dirty(late);
-  if (rest && domain_.tracking() == TrackingMethod::pagemap_scan && !late.empty()) {
+  if (rest && domain_.tracking() != TrackingMethod::full_compare && !late.empty()) {
     carried_over_ = merge(carried_over_, late);
     rest = co_await capture_->copy(domain_.memory(), late);
   }
@@ -531,7 +531,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
 
   BOOST_OUTCOME_CO_TRY(const auto totals, co_await capture_->send_rest());
   dirty_bytes_ +=
-      (domain_.tracking() == TrackingMethod::pagemap_scan ? looked_at : totals.pages) * kPageBytes;
+      (domain_.tracking() != TrackingMethod::full_compare ? looked_at : totals.pages) * kPageBytes;
   BOOST_OUTCOME_CO_TRY(auto device_record, device_state_encoder_.encode(epoch, device_state));
   BOOST_OUTCOME_CO_TRY(co_await send(FrameType::device_state, std::move(device_record)));
   // Named, not a temporary of the co_await: GCC 12 destroys such temporaries twice.
@@ -778,7 +778,7 @@ void PrimarySession::update_conditions(Conditions& conditions) const {
                  decisions_.stretched()
                      ? "epochs last longer than asked: the link or the backup does not keep up"
                      : "epochs end on time");
-  const bool fast = domain_.tracking() == TrackingMethod::pagemap_scan;
+  const bool fast = domain_.tracking() != TrackingMethod::full_compare;
   conditions.set("FastTracking", fast, fast ? "PagemapScan" : "FullCompare",
                  fast ? "the kernel reports written pages" : domain_.tracking_reason());
 }
