@@ -779,8 +779,10 @@ void PrimarySession::update_conditions(Conditions& conditions) const {
                      ? "epochs last longer than asked: the link or the backup does not keep up"
                      : "epochs end on time");
   const bool fast = domain_.tracking() != TrackingMethod::full_compare;
-  conditions.set("FastTracking", fast, fast ? "PagemapScan" : "FullCompare",
-                 fast ? "the kernel reports written pages" : domain_.tracking_reason());
+  const bool by_xen = domain_.tracking() == TrackingMethod::log_dirty;
+  conditions.set("FastTracking", fast, by_xen ? "LogDirty" : (fast ? "PagemapScan" : "FullCompare"),
+                 fast ? fmt::format("{} reports written pages", by_xen ? "Xen" : "the kernel")
+                      : domain_.tracking_reason());
 }
 
 }  // namespace understudy
