@@ -29,7 +29,8 @@ double microseconds_between(Instant begin, Instant end) {
 // Pauses between attempts to reach the backup: short, because output is held meanwhile.
 constexpr auto kReconnectFirst = milliseconds(50);
 constexpr auto kReconnectMost = milliseconds(1000);
-constexpr auto kReplyLimit = milliseconds(20'000);
+// The backup builds a whole domain before it answers, which takes libxl many seconds on a busy host.
+constexpr auto kReplyLimit = milliseconds(120'000);
 constexpr auto kStalledAfter = std::chrono::seconds(10);
 
 EpochPrimary::Config decisions_config(const HostServices& services, const DomainRecord& record,
@@ -152,7 +153,9 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
     last_problem_ = reply.value().refusal->message();
     carry_out(decisions_.on_peer_generation(now(), reply.value().view.generation,
                                             reply.value().view.role));
-    if (!decisions_.exposed()) {
+    // Busy there, with what an earlier link asked for, say: it ends, and we try again.
+    const bool passing = reply.value().refusal->code() == ErrorCode::try_again;
+    if (!decisions_.exposed() && !passing) {
       services_.events.record(Severity::warning, record_.name, "protection_failed",
                               fmt::format("{} refused: {}", record_.peer, last_problem_),
                               {{"peer", record_.peer}});
