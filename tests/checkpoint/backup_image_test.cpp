@@ -342,6 +342,8 @@ TEST_F(Image, without_a_file_a_new_copy_begins_with_zeros) {
   commit(3, 2);
   image_->apply();
   memory_.change(2, Write::zero, 2);
+  mirror_->reset();
+  device_encoder_.reset();
   commit(4, 0);
   plain.change(3, Write::zero, 3);
   EXPECT_EQ(plain, memory_);
