@@ -215,7 +215,8 @@ class Standby {
   virtual Task<Result<std::unique_ptr<Domain>>> promote(
       std::span<const std::byte> device_state) = 0;
 
-  /// Gives everything back, the image included. May be repeated; does nothing after promote().
+  /// Gives everything back, the image included: when it returns, nothing can be promoted any more,
+  /// though the host may still be taking it apart. May be repeated; does nothing after promote().
   virtual Task<void> discard() = 0;
 
   /// False once the hypervisor process is known to be gone: the image can no longer be promoted.

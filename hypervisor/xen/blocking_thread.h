@@ -6,6 +6,8 @@
 // another.
 #pragma once
 
+#include <sched.h>
+
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
@@ -26,6 +28,16 @@ class BlockingThread {
   ~BlockingThread() { pool_.join(); }
   BlockingThread(const BlockingThread&) = delete;
   BlockingThread& operator=(const BlockingThread&) = delete;
+
+  /// Its work goes before that of ordinary threads: a guest stands still meanwhile. Where the host
+  /// does not allow it, nothing changes. What it forks is ordinary.
+  void go_first() {
+    post([] {
+      sched_param parameter{};
+      parameter.sched_priority = 1;
+      (void)::sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &parameter);
+    });
+  }
 
   /// Runs `work` there and comes back with its result. `work` must be a named function of the
   /// caller: GCC 12 destroys a temporary of a co_await expression twice.

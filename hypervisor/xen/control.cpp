@@ -101,6 +101,7 @@ Result<DomainFacts> Control::facts(DomainId domid) {
   facts.hap = (info.flags & XEN_DOMINF_hap) != 0;
   facts.paused = (info.flags & XEN_DOMINF_paused) != 0;
   facts.dying = (info.flags & XEN_DOMINF_dying) != 0;
+  facts.ever_ran = info.cpu_time > 0;
   if ((info.flags & XEN_DOMINF_shutdown) != 0) {
     facts.shutdown = (info.flags >> XEN_DOMINF_shutdownshift) & XEN_DOMINF_shutdownmask;
   }
@@ -371,14 +372,6 @@ std::optional<std::string> Store::read(const std::string& path) {
   return std::string(static_cast<const char*>(value.get()), bytes);
 }
 
-Result<void> Store::write(const std::string& path, std::string_view value) {
-  if (!::xs_write(handle_, XBT_NULL, path.c_str(), value.data(),
-                  static_cast<unsigned>(value.size()))) {
-    return system_error(errno, "xenstore: writing " + path);
-  }
-  return ok();
-}
-
 Result<bool> Store::replace(const std::string& path, std::string_view expected,
                             std::string_view value) {
   for (;;) {
@@ -387,8 +380,8 @@ Result<bool> Store::replace(const std::string& path, std::string_view expected,
     unsigned bytes = 0;
     const std::unique_ptr<void, decltype(&std::free)> found(
         ::xs_read(handle_, transaction, path.c_str(), &bytes), &std::free);
-    const bool same = found != nullptr &&
-                      std::string_view(static_cast<const char*>(found.get()), bytes) == expected;
+    const bool same =
+        std::string_view(static_cast<const char*>(found.get()), found ? bytes : 0) == expected;
     if (!same || !::xs_write(handle_, transaction, path.c_str(), value.data(),
                              static_cast<unsigned>(value.size()))) {
       (void)::xs_transaction_end(handle_, transaction, true);

@@ -34,6 +34,7 @@ struct DomainFacts {
   bool hap = false;
   bool paused = false;
   bool dying = false;
+  bool ever_ran = false;
   std::optional<unsigned> shutdown;  ///< SHUTDOWN_… if all its vCPUs have stopped for that reason.
   std::uint64_t pages = 0;
   unsigned vcpus = 0;
@@ -145,7 +146,6 @@ class Store {
 
   /// Nothing if there is no such node.
   std::optional<std::string> read(const std::string& path);
-  Result<void> write(const std::string& path, std::string_view value);
   /// Replaces `expected` by `value`, whatever others do meanwhile; false if something else is
   /// there.
   Result<bool> replace(const std::string& path, std::string_view expected, std::string_view value);

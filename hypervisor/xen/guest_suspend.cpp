@@ -25,11 +25,13 @@ Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid
                 "the guest is suspended already: another toolstack is at work on it");
   }
   const std::string node = shutdown_node(domid);
-  BOOST_OUTCOME_TRY(store.write(node, kRequest));
-
   Clock::time_point limit = Clock::now() + limits.answer;
+  bool asked = false;
   bool taken = false;
   for (;;) {
+    if (!asked) {
+      BOOST_OUTCOME_TRY(asked, store.replace(node, "", kRequest));
+    }
     BOOST_OUTCOME_TRY(facts, control.facts(domid));
     if (facts.suspended()) return facts;
     if (facts.shutdown || facts.dying) {
@@ -37,6 +39,11 @@ Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid
                   facts.shutdown ? shutdown_reason(*facts.shutdown) : "was destroyed");
     }
     if (Clock::now() > limit) {
+      if (!asked) {
+        return fail(ErrorCode::try_again,
+                    "the guest has not taken another request ({}) within {} s",
+                    store.read(node).value_or("none"), limits.answer.count() / 1000);
+      }
       if (taken) {
         return fail(ErrorCode::timed_out,
                     "the guest took the request to suspend and did not stand still within {} s "
@@ -57,7 +64,7 @@ Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid
   }
 }
 
-Result<void> settle_guest(Control& control, Store& store, DomainId domid) {
+Result<void> settle_guest(Control& control, Store& store, DomainId domid, Method method) {
   if (const auto withdrawn = store.replace(shutdown_node(domid), kRequest, ""); !withdrawn) {
     return withdrawn.error();
   }
@@ -66,6 +73,7 @@ Result<void> settle_guest(Control& control, Store& store, DomainId domid) {
     BOOST_OUTCOME_TRY(control.resume_suspended(domid));
     BOOST_OUTCOME_TRY(store.resume(domid));
   }
+  if (method == Method::cooperative) return ok();
   for (unsigned i = 0; facts.paused && i < kPausesMax; ++i) {
     BOOST_OUTCOME_TRY(control.unpause(domid));
     BOOST_OUTCOME_TRY(facts, control.facts(domid));

@@ -7,11 +7,12 @@
 // itself every half millisecond instead, which is one hypercall of microseconds. Resuming is one
 // hypercall too; xenstored is told afterwards, when the guest runs already.
 //
-// Awkward cases: a guest without PV drivers never takes the request: it is taken back, and the
-// guest knows nothing of it. A guest that took it and does not suspend in time may do so any moment
-// later: whoever gave up looks again before the next attempt (and a domain found suspended is
-// resumed). A domain that is suspended before we asked is somebody else's: another toolstack is at
-// work on it (xl save, xl migrate), and gets its way.
+// Awkward cases: an operator's request (xl reboot, xl shutdown) that the guest has not taken yet
+// must not be overwritten by ours: ours waits. A guest without PV drivers never takes the request:
+// it is taken back, and the guest knows nothing of it. A guest that took it and does not suspend in
+// time may do so any moment later: whoever gave up looks again before the next attempt (and a
+// domain found suspended is resumed). A domain that is suspended before we asked is somebody
+// else's: another toolstack is at work on it (xl save, xl migrate), and gets its way.
 #pragma once
 
 #include <chrono>
@@ -35,8 +36,9 @@ struct SuspendLimits {
 Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid,
                                   const SuspendLimits& limits);
 
-/// Takes back what an earlier attempt may have left: a request that nobody answered, a guest that
-/// is suspended or paused. It runs when this returns. Blocks.
-Result<void> settle_guest(Control& control, Store& store, DomainId domid);
+/// Takes back what an earlier attempt with `method` may have left: a request that nobody answered,
+/// a guest that is suspended; or, where we pause it ourselves, paused. It runs when this returns,
+/// unless an operator has paused it. Blocks.
+Result<void> settle_guest(Control& control, Store& store, DomainId domid, Method method);
 
 }  // namespace understudy::xen

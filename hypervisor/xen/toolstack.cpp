@@ -168,6 +168,21 @@ Result<DomainId> Toolstack::find(const std::string& name) {
   return domid;
 }
 
+std::vector<DomainId> Toolstack::find_all(std::string_view suffix) {
+  log_.begin();
+  std::vector<DomainId> found;
+  int count = 0;
+  libxl_dominfo* const domains = ::libxl_list_domain(context_, &count);
+  for (int i = 0; i < count; ++i) {
+    const std::unique_ptr<char, decltype(&std::free)> name(
+        ::libxl_domid_to_name(context_, domains[i].domid), &std::free);
+    if (name != nullptr && std::string_view(name.get()).ends_with(suffix))
+      found.push_back(domains[i].domid);
+  }
+  if (domains != nullptr) ::libxl_dominfo_list_free(domains, count);
+  return found;
+}
+
 Result<DomainSettings> Toolstack::settings_of(DomainId domid) {
   log_.begin();
   Config config;

@@ -55,6 +55,8 @@ class Toolstack {
 
   /// Errors: no_such.
   Result<DomainId> find(const std::string& name);
+  /// All domains whose name ends in `suffix`.
+  std::vector<DomainId> find_all(std::string_view suffix);
   Result<DomainSettings> settings_of(DomainId domid);
   /// Reads libxl's JSON, which a peer may have sent. Errors: bad_data.
   Result<DomainSettings> settings_from(const std::string& json);

@@ -70,7 +70,8 @@ Error XenDomain::in(const Error& error) const {
 
 Task<Result<void>> XenDomain::settle() {
   const auto work = [this] {
-    return settle_guest(*thread_->control, *thread_->store, identity_.domid);
+    return settle_guest(*thread_->control, *thread_->store, identity_.domid,
+                        identity_.description.method);
   };
   co_return co_await thread_->thread.run(work);
 }
@@ -155,7 +156,8 @@ Task<Result<void>> XenDomain::pause() {
     Control& control = *thread_->control;
     const DomainId domid = identity_.domid;
     if (unsettled_) {
-      BOOST_OUTCOME_TRY(settle_guest(control, *thread_->store, domid));
+      BOOST_OUTCOME_TRY(
+          settle_guest(control, *thread_->store, domid, identity_.description.method));
     }
     if (cooperative()) return suspend_guest(control, *thread_->store, domid, limits);
     BOOST_OUTCOME_TRY(control.pause(domid));

@@ -78,6 +78,7 @@ Result<std::unique_ptr<GuestThread>> GuestThread::open() {
   auto thread = std::make_unique<GuestThread>();
   BOOST_OUTCOME_TRY(thread->control, Control::open());
   BOOST_OUTCOME_TRY(thread->store, Store::open());
+  thread->thread.go_first();
   return thread;
 }
 

@@ -33,6 +33,18 @@ using xen::XenHost;
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr std::uint64_t kAcpiFramesMax = 64;
 
+// What an agent that died while it built a standby left behind. The image in any standby of an
+// earlier agent is lost, so whatever has such a name and never ran is of no use to anybody.
+void remove_stale_standbys(XenHost& host) {
+  for (const DomainId domid : host.toolstack->find_all(xen::standby_name(""))) {
+    const auto facts = host.slow_control->facts(domid);
+    if (!facts || !facts.value().paused || facts.value().ever_ran) continue;
+    spdlog::warn("xen: removing domain {}, a standby that an earlier agent left", domid);
+    if (auto destroyed = host.toolstack->destroy(domid); !destroyed)
+      spdlog::warn("xen: {}", destroyed.error().message());
+  }
+}
+
 std::string first_line_of(const char* path) {
   std::ifstream file(path);
   std::string line;
@@ -312,6 +324,7 @@ Result<std::unique_ptr<Hypervisor>> make_xen_hypervisor(asio::any_io_executor ex
   BOOST_OUTCOME_TRY(host->toolstack, xen::Toolstack::open());
   BOOST_OUTCOME_TRY(host->slow_control, xen::Control::open());
   BOOST_OUTCOME_TRY(host->version, host->slow_control->xen_version());
+  remove_stale_standbys(*host);
   return std::unique_ptr<Hypervisor>(std::make_unique<XenHypervisor>(std::move(host)));
 }
 

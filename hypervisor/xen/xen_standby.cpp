@@ -122,10 +122,17 @@ XenStandby::XenStandby(std::shared_ptr<XenHost> host, GuestIdentity identity,
 
 XenStandby::~XenStandby() {
   if (discarded_) return;
+  end();
+}
+
+// From here on it can never run. libxl takes seconds to take a domain apart; what is asked of this
+// host next waits its turn behind that.
+void XenStandby::end() {
+  discarded_ = true;
+  spent_ = true;
   life_->end(DomainExit::Kind::destroyed, "discarded");
   memory_.unmap();
-  Toolstack* const toolstack = host_->toolstack.get();
-  host_->slow.post([toolstack, domid = identity_.domid] {
+  host_->slow.post([toolstack = host_->toolstack.get(), domid = identity_.domid] {
     if (auto destroyed = toolstack->destroy(domid); !destroyed)
       spdlog::warn("xen: {}", destroyed.error().message());
   });
@@ -234,16 +241,8 @@ Result<void> XenStandby::match_holes(const DirtySet& wanted) {
 }
 
 Task<void> XenStandby::discard() {
-  if (discarded_) co_return;
-  discarded_ = true;
-  life_->end(DomainExit::Kind::destroyed, "discarded");
-  const std::shared_ptr<XenHost> host = host_;
-  const auto end = [this, &host]() -> Result<void> {
-    memory_.unmap();
-    return host->toolstack->destroy(identity_.domid);
-  };
-  const auto ended = co_await host->slow.run(end);
-  if (!ended) spdlog::warn("xen: {}", ended.error().message());
+  if (!discarded_) end();
+  co_return;
 }
 
 }  // namespace understudy::xen

@@ -37,6 +37,7 @@ class XenStandby final : public Standby {
                                            GuestMemory& memory);
   static Result<void> prepare(XenHost& host, GuestIdentity& identity, GuestMemory& memory);
   Result<void> load(std::span<const std::byte> device_state);
+  void end();
   Result<void> match_holes(const DirtySet& wanted);
 
   std::shared_ptr<XenHost> host_;
