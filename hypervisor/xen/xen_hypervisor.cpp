@@ -261,12 +261,10 @@ class XenHypervisor final : public Hypervisor {
 
   void check_room(const DomainConfig& config, const DomainSettings& settings,
                   std::vector<Finding>& list) {
-    for (const std::string& name : {config.name, xen::standby_name(config.name)}) {
-      if (const auto taken = host_->toolstack->find(name); taken) {
-        list.push_back(
-            {Finding::Severity::refusal, "name",
-             fmt::format("there is a domain {} here already (number {})", name, taken.value())});
-      }
+    if (const auto taken = host_->toolstack->find(config.name); taken) {
+      list.push_back({Finding::Severity::refusal, "name",
+                      fmt::format("there is a domain {} here already (number {})", config.name,
+                                  taken.value())});
     }
     const auto needed = host_->toolstack->needed_bytes(settings);
     const auto free = host_->slow_control->free_memory();
