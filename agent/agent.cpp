@@ -11,6 +11,7 @@
 #include "agent/metrics.h"
 #include "agent/workers.h"
 #include "hypervisor/qemu/qemu_hypervisor.h"
+#include "hypervisor/xen/xen_hypervisor.h"
 #include "netbuffer/output_gate.h"
 
 namespace understudy {
@@ -130,7 +131,21 @@ Result<std::unique_ptr<Agent>> Agent::create(boost::asio::io_context& context,
   return agent;
 }
 
-Result<void> Agent::open() {
+Result<void> Agent::open_hypervisor() {
+  if (config_.hypervisor != "qemu") {
+    XenOptions xen;
+    xen.runtime_directory = config_.runtime_directory;
+    xen.method = config_.xen_method;
+    xen.suspend_timeout =
+        std::chrono::duration_cast<std::chrono::milliseconds>(config_.xen_suspend_timeout);
+    auto made = make_xen_hypervisor(context_.get_executor(), std::move(xen));
+    if (made) {
+      hypervisor_ = std::move(made.value());
+      return ok();
+    }
+    if (config_.hypervisor == "xen") return made.error();
+    spdlog::info("event=hypervisor name=qemu reason=\"{}\"", made.error().message());
+  }
   QemuOptions qemu;
   qemu.runtime_directory = config_.runtime_directory;
   qemu.memory_directory = config_.memory_directory;
@@ -139,7 +154,11 @@ Result<void> Agent::open() {
   if (config_.tracking == "pagemap_scan") qemu.force_tracking = TrackingMethod::pagemap_scan;
   if (config_.tracking == "full_compare") qemu.force_tracking = TrackingMethod::full_compare;
   hypervisor_ = make_qemu_hypervisor(context_.get_executor(), qemu);
+  return ok();
+}
 
+Result<void> Agent::open() {
+  BOOST_OUTCOME_TRY(open_hypervisor());
   self_.name = config_.name;
   self_.boot_id = transport::BootId::random();
   BOOST_OUTCOME_TRY(self_.identity, transport::TlsIdentity::load_or_create(config_.state_directory /
@@ -318,6 +337,31 @@ Result<Agent::Entry*> Agent::find_running(const std::string& name) const {
   return entry;
 }
 
+Task<Result<Agent::Entry*>> Agent::find_or_take(std::string name) {
+  auto known = find_running(name);
+  if (known || known.error().code() != ErrorCode::no_such) co_return known;
+  auto domain = co_await hypervisor_->find(name);
+  if (!domain) {
+    if (domain.error().code() == ErrorCode::no_such) co_return known;
+    co_return domain.error();
+  }
+  // Another request may have been faster.
+  if (auto found = find(name); found) co_return found;
+  auto owned = std::make_shared<Entry>();
+  Entry& entry = *owned;
+  entry.record.name = name;
+  entry.record.generation = Generation(1);
+  entry.domain = std::move(domain.value());
+  entry.record.config = entry.domain->config().to_json();
+  entry.record.runtime = entry.domain->runtime_state();
+  if (auto saved = save(entry); !saved) co_return saved.error();
+  entries_[name] = std::move(owned);
+  watch_exit(entry);
+  events_.record(Severity::info, name, "domain_found",
+                 fmt::format("runs on {} ({})", config_.name, entry.domain->accelerator_name()));
+  co_return &entry;
+}
+
 Result<void> Agent::save(const Entry& entry) {
   return store_.save(entry.record);
 }
@@ -337,6 +381,7 @@ json::object Agent::status_of(const Entry& entry) const {
   if (entry.domain) {
     status["accelerator"] = entry.domain->accelerator_name();
     status["tracking"] = to_string(entry.domain->tracking());
+    status["checkpoint_method"] = entry.domain->checkpoint_method();
     status["vcpus"] = entry.domain->config().vcpus;
     status["memory_bytes"] = entry.domain->config().memory_bytes;
   }
@@ -572,8 +617,8 @@ Task<std::vector<Finding>> Agent::local_findings(const Entry& entry, const std::
         refusal("heartbeats", fmt::format("{} is not heard ({})", to, reason_of(view))));
   }
   findings.push_back(co_await gate_finding());
-  if (entry.domain->tracking() == TrackingMethod::pagemap_scan) {
-    findings.push_back(fine("write tracking", "the kernel reports written pages"));
+  if (entry.domain->tracking() != TrackingMethod::full_compare) {
+    findings.push_back(fine("write tracking", std::string(to_string(entry.domain->tracking()))));
   } else {
     findings.push_back(
         {Finding::Severity::warning, "write tracking",
@@ -607,7 +652,7 @@ Task<Result<json::object>> Agent::ask_peer(const std::string& peer, json::value 
 
 Task<Result<json::value>> Agent::check(const std::string& name, const std::string& to,
                                        const std::string& mode) {
-  BOOST_OUTCOME_CO_TRY(const auto* entry, find_running(name));
+  BOOST_OUTCOME_CO_TRY(const auto* entry, co_await find_or_take(name));
   auto findings = co_await local_findings(*entry, to, mode);
   json::array list = to_json(findings);
   bool refused = any_refusal(findings);
@@ -650,7 +695,7 @@ Task<Result<json::value>> Agent::check(const std::string& name, const std::strin
 
 Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectRequest& request,
                                          json::array& findings) {
-  BOOST_OUTCOME_CO_TRY(auto* entry, find_running(name));
+  BOOST_OUTCOME_CO_TRY(auto* entry, co_await find_or_take(name));
   Claim claim(*entry);
   if (!claim.valid()) co_return Claim::refused(name);
   if (entry->primary && entry->primary->decisions().state() != EpochPrimary::State::solo) {

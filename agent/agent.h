@@ -110,11 +110,14 @@ class Agent {
   Agent(boost::asio::io_context& context, boost::asio::thread_pool& workers, AgentConfig config,
         StateStore store);
   Result<void> open();
+  Result<void> open_hypervisor();
   [[nodiscard]] HostServices services();
 
   Result<Entry*> find(const std::string& name) const;
   /// The entry, which must run here.
   Result<Entry*> find_running(const std::string& name) const;
+  /// The entry, or a new one for a domain of that name that somebody else started here.
+  Task<Result<Entry*>> find_or_take(std::string name);
   boost::json::object status_of(const Entry& entry) const;
   Result<void> save(const Entry& entry);
   Task<void> forget(std::string name);

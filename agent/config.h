@@ -35,6 +35,12 @@ struct AgentConfig {
 
   std::string metrics_listen;  ///< "127.0.0.1:9600"; empty: no metrics port. Loopback only.
 
+  std::string hypervisor = "auto";  ///< auto (Xen in a dom0, else QEMU), qemu or xen.
+
+  std::string xen_method = "auto";  ///< auto, cooperative or transparent.
+  /// For a Xen guest to answer the request to suspend.
+  std::chrono::microseconds xen_suspend_timeout{5'000'000};
+
   std::string qemu_binary = "qemu-system-x86_64";
   std::filesystem::path memory_directory = "/dev/shm";
   std::string tracking = "auto";  ///< auto, pagemap_scan or full_compare.

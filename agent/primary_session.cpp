@@ -29,7 +29,9 @@ double microseconds_between(Instant begin, Instant end) {
 // Pauses between attempts to reach the backup: short, because output is held meanwhile.
 constexpr auto kReconnectFirst = milliseconds(50);
 constexpr auto kReconnectMost = milliseconds(1000);
-constexpr auto kReplyLimit = milliseconds(20'000);
+// The backup builds a whole domain before it answers, which takes libxl many seconds on a busy
+// host.
+constexpr auto kReplyLimit = milliseconds(120'000);
 constexpr auto kStalledAfter = std::chrono::seconds(10);
 
 EpochPrimary::Config decisions_config(const HostServices& services, const DomainRecord& record,
@@ -162,7 +164,9 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
     last_problem_ = reply.value().refusal->message();
     carry_out(decisions_.on_peer_generation(now(), reply.value().view.generation,
                                             reply.value().view.role));
-    if (!decisions_.exposed()) {
+    // Busy there, with what an earlier link asked for, say: it ends, and we try again.
+    const bool passing = reply.value().refusal->code() == ErrorCode::try_again;
+    if (!decisions_.exposed() && !passing) {
       services_.events.record(Severity::warning, record_.name, "protection_failed",
                               fmt::format("{} refused: {}", record_.peer, last_problem_),
                               {{"peer", record_.peer}});
@@ -437,7 +441,7 @@ Task<Result<void>> PrimarySession::precopy(EpochId epoch) {
     if (domain_.tracking() == TrackingMethod::full_compare) break;
     BOOST_OUTCOME_CO_TRY(domain_.take_dirty(dirty));
   }
-  if (domain_.tracking() == TrackingMethod::pagemap_scan) carried_over_ = std::move(dirty);
+  if (domain_.tracking() != TrackingMethod::full_compare) carried_over_ = std::move(dirty);
   // From the first consistent checkpoint on the backup may promote: from here on nothing leaves by
   // itself.
   co_return close_gate();
@@ -523,7 +527,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   // A device may have finished a request while its state was saved (hypervisor/domain.h).
   DirtySet late;
   auto rest = domain_.take_dirty(late);
-  if (rest && domain_.tracking() == TrackingMethod::pagemap_scan && !late.empty()) {
+  if (rest && domain_.tracking() != TrackingMethod::full_compare && !late.empty()) {
     carried_over_ = merge(carried_over_, late);
     rest = co_await capture_->copy(domain_.memory(), late);
   }
@@ -541,7 +545,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
 
   BOOST_OUTCOME_CO_TRY(const auto totals, co_await capture_->send_rest());
   dirty_bytes_ +=
-      (domain_.tracking() == TrackingMethod::pagemap_scan ? looked_at : totals.pages) * kPageBytes;
+      (domain_.tracking() != TrackingMethod::full_compare ? looked_at : totals.pages) * kPageBytes;
   BOOST_OUTCOME_CO_TRY(auto device_record, device_state_encoder_.encode(epoch, device_state));
   BOOST_OUTCOME_CO_TRY(co_await send(FrameType::device_state, std::move(device_record)));
   // Named, not a temporary of the co_await: GCC 12 destroys such temporaries twice.
@@ -789,9 +793,11 @@ void PrimarySession::update_conditions(Conditions& conditions) const {
                  decisions_.stretched()
                      ? "epochs last longer than asked: the link or the backup does not keep up"
                      : "epochs end on time");
-  const bool fast = domain_.tracking() == TrackingMethod::pagemap_scan;
-  conditions.set("FastTracking", fast, fast ? "PagemapScan" : "FullCompare",
-                 fast ? "the kernel reports written pages" : domain_.tracking_reason());
+  const bool fast = domain_.tracking() != TrackingMethod::full_compare;
+  const bool by_xen = domain_.tracking() == TrackingMethod::log_dirty;
+  conditions.set("FastTracking", fast, by_xen ? "LogDirty" : (fast ? "PagemapScan" : "FullCompare"),
+                 fast ? fmt::format("{} reports written pages", by_xen ? "Xen" : "the kernel")
+                      : domain_.tracking_reason());
 }
 
 }  // namespace understudy

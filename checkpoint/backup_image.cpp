@@ -73,10 +73,8 @@ std::uint64_t BackupImage::populated_pages() const {
 }
 
 Result<void> BackupImage::find_holes() {
-  if (file_ < 0) {
-    set_populated(0, memory_pages());
-    return ok();
-  }
+  // Without a file, 'has memory' means 'may be other than zero': nothing is at first.
+  if (file_ < 0) return ok();
   const auto bytes = static_cast<off_t>(memory_.size());
   for (off_t at = 0; at < bytes;) {
     const off_t data = ::lseek(file_, at, SEEK_DATA);
@@ -108,6 +106,10 @@ Result<void> BackupImage::reserve(std::span<const DecodedPage> pages) {
     const std::uint64_t first = pages[start].page.value;
     const std::uint64_t count = i - start + 1;
     int outcome = 0;
+    if (file_ < 0) {
+      set_populated(first, count);
+      continue;
+    }
     do {
       outcome = ::fallocate(file_, 0, static_cast<off_t>(first * kPageBytes),
                             static_cast<off_t>(count * kPageBytes));
@@ -123,13 +125,15 @@ Result<void> BackupImage::reserve(std::span<const DecodedPage> pages) {
 
 Result<void> BackupImage::start_from_zeros() {
   if (file_ < 0) {
-    // Without a file there are no holes: every page is written, if it is not zero already.
+    // Without a file there are no holes: what may be other than zero is written.
     const PageComparer& comparer = page_comparer();
-    for (std::size_t at = 0; at < memory_.size(); at += kPageBytes) {
-      if (!comparer.is_zero_page(memory_.data() + at)) {
-        std::memset(memory_.data() + at, 0, kPageBytes);
+    for (std::uint64_t page = 0; page < memory_pages(); ++page) {
+      std::byte* const content = memory_.data() + page * kPageBytes;
+      if (populated(PageNumber(page)) && !comparer.is_zero_page(content)) {
+        std::memset(content, 0, kPageBytes);
       }
     }
+    for (auto& word : populated_) word.store(0, std::memory_order_relaxed);
     return ok();
   }
   if (::fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
@@ -209,9 +213,7 @@ Result<void> BackupImage::add_checked(std::vector<std::byte> batch) {
                 "backup image: checkpoint {} needs more than the {} octets of staging memory",
                 checkpoint.begin.epoch, limits_.staged_bytes_max);
   }
-  if (file_ >= 0) {
-    BOOST_OUTCOME_TRY(reserve(receive_decoder_.pages()));
-  }
+  BOOST_OUTCOME_TRY(reserve(receive_decoder_.pages()));
   checkpoint.batches_received += 1;
   checkpoint.pages_received += header.pages;
   checkpoint.chain.add(header.checksum);

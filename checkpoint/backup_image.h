@@ -61,8 +61,9 @@ class BackupImage {
  public:
   /// An image over `memory` (whole pages; not owned, must stay mapped). `file` is the descriptor of
   /// the file in memory that is mapped there from offset 0 (not owned, stays open), or -1 when
-  /// there is none: then every page is taken to have memory. Nothing is written. bad_data when the
-  /// size is no multiple of a page, io when the file cannot be asked for its holes.
+  /// there is none: then the memory is all zero now, and every page has some. Nothing is written.
+  /// bad_data when the size is no multiple of a page, io when the file cannot be asked for its
+  /// holes.
   static Result<std::unique_ptr<BackupImage>> create(std::span<std::byte> memory, int file,
                                                      BackupLimits limits = {});
   ~BackupImage();

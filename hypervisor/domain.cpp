@@ -30,7 +30,15 @@ DirtySet merge(const DirtySet& left, const DirtySet& right) {
 }
 
 std::string_view to_string(TrackingMethod method) {
-  return method == TrackingMethod::pagemap_scan ? "pagemap_scan" : "full_compare";
+  switch (method) {
+    case TrackingMethod::pagemap_scan:
+      return "pagemap_scan";
+    case TrackingMethod::log_dirty:
+      return "log_dirty";
+    case TrackingMethod::full_compare:
+      return "full_compare";
+  }
+  return "full_compare";
 }
 
 std::string_view to_string(Finding::Severity severity) {
@@ -57,6 +65,10 @@ std::string_view to_string(DomainExit::Kind kind) {
       return "crashed";
   }
   return "crashed";
+}
+
+Task<Result<std::unique_ptr<Domain>>> Hypervisor::find(std::string name) {
+  co_return fail(ErrorCode::no_such, "no domain '{}'", name);
 }
 
 }  // namespace understudy

@@ -59,10 +59,11 @@ DirtySet merge(const DirtySet& left, const DirtySet& right);
 /// How the domain's writes are found.
 enum class TrackingMethod {
   pagemap_scan,  ///< The kernel tells which pages were written: cheap, exact.
+  log_dirty,     ///< Xen tells: as cheap, as exact.
   full_compare,  ///< take_dirty() returns all pages that hold data; the caller, who owns the
                  ///< mirror, compares and drops those that are equal.
 };
-/// "pagemap_scan" or "full_compare".
+/// "pagemap_scan", "log_dirty" or "full_compare".
 std::string_view to_string(TrackingMethod method);
 
 /// Where a domain's frames come out on this host.
@@ -125,10 +126,14 @@ class Domain {
   /// What executes the guest: "tcg", "kvm", "xen".
   [[nodiscard]] virtual std::string accelerator_name() const = 0;
 
+  /// "transparent": the guest is stopped and notices nothing; or "cooperative": it takes part in
+  /// each checkpoint (on Xen, where PV drivers want it).
+  [[nodiscard]] virtual std::string checkpoint_method() const { return "transparent"; }
+
   /// How writes are found. Known from the start; may fall from pagemap_scan to full_compare in
   /// start_tracking(), never later.
   [[nodiscard]] virtual TrackingMethod tracking() const = 0;
-  /// Why tracking() is full_compare, for status and logs. Empty for pagemap_scan.
+  /// Why tracking() is full_compare, for status and logs. Empty for the others.
   [[nodiscard]] virtual std::string tracking_reason() const = 0;
 
   /// Begins to track writes. The first take_dirty() after it returns every page that holds data (a
@@ -210,7 +215,8 @@ class Standby {
   virtual Task<Result<std::unique_ptr<Domain>>> promote(
       std::span<const std::byte> device_state) = 0;
 
-  /// Gives everything back, the image included. May be repeated; does nothing after promote().
+  /// Gives everything back, the image included: when it returns, nothing can be promoted any more,
+  /// though the host may still be taking it apart. May be repeated; does nothing after promote().
   virtual Task<void> discard() = 0;
 
   /// False once the hypervisor process is known to be gone: the image can no longer be promoted.
@@ -238,6 +244,11 @@ class Hypervisor {
 
   /// Starts a domain; it runs when this returns. On an error nothing is left behind.
   virtual Task<Result<std::unique_ptr<Domain>>> start(DomainConfig config) = 0;
+
+  /// Takes up a running domain that somebody else made, by its name. Errors: no_such if there is
+  /// none, or the hypervisor has no domains but those that it started itself; config, unavailable
+  /// if it cannot be protected, with the reason.
+  virtual Task<Result<std::unique_ptr<Domain>>> find(std::string name);
 
   /// Takes up a domain that an earlier process started and left. It runs when this returns, even if
   /// that process died in the middle of a pause. Tracking is off. Errors: no_such if the domain is

@@ -31,6 +31,7 @@ constexpr std::size_t kNameCharactersMax = 40;
 constexpr std::size_t kPathCharactersMax = 1024;
 constexpr std::size_t kCommandLineCharactersMax =
     2047;  // COMMAND_LINE_SIZE of x86 Linux, less one.
+constexpr std::size_t kXenCharactersMax = std::size_t{768} << 10;
 constexpr std::size_t kInterfaceCharactersMax = 15;
 constexpr std::size_t kTomlBytesMax = std::size_t{1} << 20;
 
@@ -335,6 +336,7 @@ Result<DomainConfig> DomainConfig::from_json(const json::value& value) {
                          : key == "machine"      ? &config.machine
                          : key == "cpu"          ? &config.cpu
                          : key == "console_log"  ? &config.console_log
+                         : key == "xen"          ? &config.xen
                                                  : nullptr;
     if (field) {
       if (!member.is_string()) return bad(key, "text");
@@ -391,6 +393,7 @@ json::value DomainConfig::to_json() const {
   put("machine", machine, defaults.machine);
   put("cpu", cpu, defaults.cpu);
   put("console_log", console_log, defaults.console_log);
+  put("xen", xen, defaults.xen);
   if (accelerator != defaults.accelerator) object["accelerator"] = to_string(accelerator);
   if (!nics.empty()) {
     json::array list;
@@ -419,7 +422,10 @@ Result<void> DomainConfig::validate() const {
   if (vcpus < 1 || vcpus > kVcpusMax) {
     return fail(ErrorCode::config, "vcpus: expected a number from 1 to {}", kVcpusMax);
   }
-  if (kernel.empty() && image.empty()) {
+  if (xen.size() > kXenCharactersMax) {
+    return fail(ErrorCode::config, "xen: more than {} characters", kXenCharactersMax);
+  }
+  if (kernel.empty() && image.empty() && xen.empty()) {
     return fail(ErrorCode::config, "kernel: a domain needs a kernel or an image to start from");
   }
   if (kernel.empty() && !initrd.empty()) {

@@ -49,6 +49,11 @@ struct DomainConfig {
   std::vector<NicConfig> nics;  ///< At most 8, in the order in which the guest sees them.
   std::string console_log;      ///< Absolute path that the serial console is appended to, or empty.
 
+  /// What Xen has to know of a domain that its toolstack made (hypervisor/xen), as text; empty for
+  /// all others. Such a domain has no kernel or image here: libxl's configuration, which is part of
+  /// the text, says how it is built. Never read from a file.
+  std::string xen;
+
   bool operator==(const DomainConfig&) const = default;
 
   /// Reads a domain file. `file_name` is for messages only. Every error (code: config) names the

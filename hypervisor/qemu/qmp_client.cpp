@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "hypervisor/qemu/condition.h"
+#include "hypervisor/condition.h"
 
 namespace understudy {
 

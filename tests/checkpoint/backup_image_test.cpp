@@ -327,9 +327,8 @@ TEST_F(Image, a_batch_of_another_epoch_or_a_second_device_state_ends_the_checkpo
   EXPECT_FALSE(image_->complete(CheckpointEnd{EpochId(2)}));
 }
 
-TEST_F(Image, without_a_file_every_page_is_simply_written) {
+TEST_F(Image, without_a_file_a_new_copy_begins_with_zeros) {
   Memory plain(kPages);
-  for (std::size_t page = 0; page < kPages; ++page) plain.change(page, Write::random, page);
   image_ = BackupImage::create(plain.bytes(), -1).value();
   memory_.change(1, Write::random, 1);
   commit(1, 0);
@@ -337,6 +336,16 @@ TEST_F(Image, without_a_file_every_page_is_simply_written) {
   memory_.change(1, Write::zero, 1);
   commit(2, 1);
   image_->apply();
+  EXPECT_EQ(plain, memory_);
+  plain.change(3, Write::random, 3);  // Never told to the image, so never looked at.
+  memory_.change(2, Write::random, 2);
+  commit(3, 2);
+  image_->apply();
+  memory_.change(2, Write::zero, 2);
+  mirror_->reset();
+  device_encoder_.reset();
+  commit(4, 0);
+  plain.change(3, Write::zero, 3);
   EXPECT_EQ(plain, memory_);
 }
 
