@@ -11,6 +11,7 @@
 #include <boost/json.hpp>
 #include <csignal>
 #include <fstream>
+#include <functional>
 #include <thread>
 
 #include "demo/story.h"
@@ -40,7 +41,9 @@ int clean(Narrator& narrator) {
 /// process. To be made before any other thread, because it blocks the signals for all of them.
 class Interruption {
  public:
-  Interruption(Narrator& narrator, std::string tag) : narrator_(narrator), tag_(std::move(tag)) {
+  /// `clean_up` takes down what the story has made.
+  Interruption(Narrator& narrator, std::function<void()> clean_up)
+      : narrator_(narrator), clean_up_(std::move(clean_up)) {
     sigemptyset(&signals_);
     for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
       sigaddset(&signals_, signal);
@@ -65,30 +68,25 @@ class Interruption {
         begun_ = true;
         narrator_.complain("interrupted: taking the scene down");
         narrator_.silence();
-        (void)scene::Scene::clean(tag_);
+        clean_up_();
         _exit(128 + signal);
       }
     }
   }
 
   Narrator& narrator_;
-  std::string tag_;
+  std::function<void()> clean_up_;
   sigset_t signals_ = {};
   std::atomic<bool> begun_ = false;
   std::jthread thread_;
 };
 
-void explain_kept_scene(Narrator& narrator, const scene::Scene& stage, const std::string& build) {
+void explain_kept_stage(Narrator& narrator, const Stage& stage, bool xen) {
   narrator.act("The scene stays. To look around");
-  const std::string folder = stage.folder().string();
-  narrator.line(fmt::format("{}/cli/understudy --socket {} status", build,
-                            stage.control_socket(scene::HostId::b).string()));
-  narrator.line(fmt::format("ip netns exec {} curl http://{}/", stage.client_namespace(),
-                            scene::guest_address));
-  narrator.line(fmt::format("ip netns exec {} nc {} 9000        # the ledger: try S",
-                            stage.client_namespace(), scene::guest_address));
-  narrator.line(fmt::format("less {}/hostB/understudyd.log", folder));
-  narrator.line("./run demo --clean                        # takes it down");
+  for (const std::string& way : stage.ways_to_look()) {
+    narrator.line(way);
+  }
+  narrator.line(fmt::format("./run demo {}--clean         # takes it down", xen ? "--xen " : ""));
 }
 
 int run(int argument_count, char** arguments) {
@@ -99,6 +97,8 @@ int run(int argument_count, char** arguments) {
   bool keep = false;
   bool only_clean = false;
   std::string build_directory;
+  std::string lab_program = "lab/lab";
+  bool xen = false;
 
   CLI::App app(
       "A Linux guest runs on one host, another host holds its image; the first host is killed in "
@@ -137,6 +137,8 @@ int run(int argument_count, char** arguments) {
   app.add_option("--tag", options.scene.tag, "Name of the scene, so that several can stand at once")
       ->type_name("NAME")
       ->capture_default_str();
+  app.add_flag("--xen", xen, "Play it on two real Xen hosts: machines of the lab (lab/README.md)");
+  app.add_option("--lab-program", lab_program, "The lab's command")->group("");
   app.add_option("--build-directory", build_directory, "Where the programs are")->group("");
   try {
     app.parse(argument_count, arguments);
@@ -147,6 +149,11 @@ int run(int argument_count, char** arguments) {
   if (geteuid() != 0) {
     narrator.complain("namespaces need root: sudo ./run demo");
     return static_cast<int>(ErrorCode::permission);
+  }
+  if (only_clean && xen) {
+    auto cleaned = clean_xen_stage(lab_program);
+    if (!cleaned) narrator.complain(cleaned.error().message());
+    return cleaned ? 0 : static_cast<int>(cleaned.error().code());
   }
   if (only_clean) {
     return clean(narrator);
@@ -159,8 +166,22 @@ int run(int argument_count, char** arguments) {
   }
   options.before = std::chrono::milliseconds(before_ms);
   options.after = std::chrono::milliseconds(after_ms);
+  if (xen) {
+    options.xen = XenStageOptions{.lab_program = lab_program,
+                                  .build_directory = options.scene.build_directory,
+                                  .vcpus = options.scene.vcpus};
+    // Emulated processors suspend a guest in tens of milliseconds.
+    if (app.count("--interval") == 0) options.interval = "200ms";
+    if (app.count("--connections") == 0) options.ledger_connections = 3;
+  }
 
-  const Interruption interruption(narrator, options.scene.tag);
+  const Interruption interruption(narrator, [xen, lab_program, tag = options.scene.tag] {
+    if (xen) {
+      (void)clean_xen_stage(lab_program);
+    } else {
+      (void)scene::Scene::clean(tag);
+    }
+  });
   Story story(options, narrator);
   auto played = story.play();
   interruption.wait_if_begun();
@@ -169,7 +190,7 @@ int run(int argument_count, char** arguments) {
     if (story.stage() != nullptr) {
       narrator.complain("the agents' last words:\n" + story.stage()->logs());
       if (keep) {
-        explain_kept_scene(narrator, *story.stage(), options.scene.build_directory.string());
+        explain_kept_stage(narrator, *story.stage(), xen);
         story.stage()->keep();
       }
     }
@@ -189,7 +210,7 @@ int run(int argument_count, char** arguments) {
     narrator.complain("the agents' last words:\n" + story.stage()->logs());
   }
   if (keep) {
-    explain_kept_scene(narrator, *story.stage(), options.scene.build_directory.string());
+    explain_kept_stage(narrator, *story.stage(), xen);
     story.stage()->keep();
   }
   return report.nothing_lost() ? 0 : 1;

@@ -58,7 +58,7 @@ struct Report {
   std::optional<double> detect_ms;
   std::optional<double> promote_ms;
   std::optional<double> running_ms;  ///< From the kill until the guest ran on host B.
-  boost::json::object timeline;  ///< As the agent tells it.
+  boost::json::object timeline;      ///< As the agent tells it.
 
   /// Long-lived ones, and how many of them lived on.
   [[nodiscard]] unsigned connections() const;

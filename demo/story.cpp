@@ -93,11 +93,13 @@ Result<Report> Story::play() {
 Result<void> Story::set_the_stage() {
   narrator_.act("The stage");
   const auto start = Clock::now();
-  BOOST_OUTCOME_TRY(scene_, scene::Scene::build(options_.scene));
-  narrator_.line(fmt::format(
-      "Two hosts and a client as network namespaces; an agent on each host, paired over mutual "
-      "TLS ({:.1f} s)",
-      seconds_since(start)));
+  if (options_.xen) {
+    narrator_.live("two Xen hosts boot …");
+    BOOST_OUTCOME_TRY(stage_, build_xen_stage(*options_.xen));
+  } else {
+    BOOST_OUTCOME_TRY(stage_, build_namespace_stage(options_.scene));
+  }
+  narrator_.settle(fmt::format("{} ({:.1f} s)", stage_->description(), seconds_since(start)));
   return ok();
 }
 
@@ -105,36 +107,42 @@ Result<void> Story::start_the_guest() {
   narrator_.act("The lead");
   const auto start = Clock::now();
   narrator_.live("web1 boots on hostA …");
-  BOOST_OUTCOME_TRY(scene_->start_guest());
-  BOOST_OUTCOME_TRY(const auto domain, scene_->domain(HostId::a));
-  narrator_.settle(fmt::format(
-      "web1 runs on hostA: Debian's Linux with httpd, echo and a ledger; {} MiB, {} vCPU, {} ({}); "
-      "booted in {:.1f} s",
-      options_.scene.memory_mib, options_.scene.vcpus, text_at(domain, "hypervisor"),
-      text_at(domain, "accelerator"), seconds_since(start)));
+  BOOST_OUTCOME_TRY(stage_->start_guest());
+  // A domain that `xl` made is not known to the agent before it is protected.
+  const auto known = stage_->domain(HostId::a);
+  const json::object domain = known ? known.value() : json::object();
+  const std::string made_of =
+      known ? fmt::format("; {:.0f} MiB, {:.0f} vCPU, {} ({})",
+                          number_at(domain, "memory_bytes") / 1048576, number_at(domain, "vcpus"),
+                          text_at(domain, "hypervisor"), text_at(domain, "accelerator"))
+            : "";
+  narrator_.settle(
+      fmt::format("web1 runs on hostA: Debian's Linux with httpd, echo and a ledger{}; booted in "
+                  "{:.1f} s",
+                  made_of, seconds_since(start)));
   return ok();
 }
 
 Result<void> Story::send_in_clients() {
   narrator_.act("The audience");
   auto ledger =
-      std::make_unique<scene::LedgerTraffic>(scene_->client_options(options_.ledger_connections));
+      std::make_unique<scene::LedgerTraffic>(stage_->client_options(options_.ledger_connections));
   ledger_ = ledger.get();
   cast_.push_back({std::move(ledger), "transfers, each with a receipt"});
   cast_.push_back(
-      {std::make_unique<scene::EchoTraffic>(scene_->client_options(4)), "1 kB there and back"});
-  cast_.push_back({std::make_unique<scene::StreamTraffic>(scene_->client_options(2), 1'000'000),
+      {std::make_unique<scene::EchoTraffic>(stage_->client_options(4)), "1 kB there and back"});
+  cast_.push_back({std::make_unique<scene::StreamTraffic>(stage_->client_options(2), 1'000'000),
                    "an endless download, 1 MB/s"});
-  auto version_6 = scene_->client_options(1);
+  auto version_6 = stage_->client_options(1);
   version_6.address = scene::guest_address_6;
   cast_.push_back(
       {std::make_unique<scene::StreamTraffic>(version_6, 250'000), "the same over IPv6, 250 kB/s"});
-  cast_.push_back({std::make_unique<scene::HttpTraffic>(scene_->client_options(1), 4096),
+  cast_.push_back({std::make_unique<scene::HttpTraffic>(stage_->client_options(1), 4096),
                    "GET, a new connection each", false});
   for (Cast& member : cast_) {
     member.traffic->start();
   }
-  BOOST_OUTCOME_TRY(ping_, scene_->start_client({"ping", "-n", "-D", "-i", "0.02",
+  BOOST_OUTCOME_TRY(ping_, stage_->start_client({"ping", "-n", "-D", "-i", "0.02",
                                                  std::string(scene::guest_address)},
                                                 "ping.txt"));
   for (Cast& member : cast_) {
@@ -150,7 +158,7 @@ Result<void> Story::protect() {
   narrator_.act("The understudy");
   const auto start = Clock::now();
   double bytes = 0;
-  BOOST_OUTCOME_TRY(scene_->protect(options_.interval, [&](const json::object& domain) {
+  BOOST_OUTCOME_TRY(stage_->protect(options_.interval, [&](const json::object& domain) {
     const json::object work = object_at(domain, "synchronisation");
     const double total = number_at(work, "pages_total");
     if (total > 0) {
@@ -180,7 +188,7 @@ std::string Story::totals() const {
 
 Result<void> Story::watch(std::chrono::milliseconds time) {
   const auto end = Clock::now() + time;
-  const std::string options_folder = scene_->folder().string();
+  const std::string options_folder = stage_->folder().string();
   // The real clients' transfers are to span the kill, so they begin late.
   const auto real_start = end - std::min<std::chrono::milliseconds>(time, 2s);
   bool real_started = false;
@@ -189,12 +197,12 @@ Result<void> Story::watch(std::chrono::milliseconds time) {
       real_started = true;
       const std::string url = fmt::format("http://{}/8m.bin", scene::guest_address);
       BOOST_OUTCOME_TRY(
-          curl_, scene_->start_client({"curl", "-sS", "--max-time", "60", "--limit-rate", "800k",
+          curl_, stage_->start_client({"curl", "-sS", "--max-time", "60", "--limit-rate", "800k",
                                        "-o", options_folder + "/curl.bin", url},
                                       "curl.txt"));
       BOOST_OUTCOME_TRY(
           netcat_,
-          scene_->start_client({"sh", "-c",
+          stage_->start_client({"sh", "-c",
                                 fmt::format("{{ echo {} 200000; sleep 1000; }} | "
                                             "exec nc {} 9001 >{}/nc.bin",
                                             netcat_seed, scene::guest_address, options_folder)},
@@ -210,7 +218,7 @@ Result<void> Story::watch(std::chrono::milliseconds time) {
 
 Result<void> Story::kill_the_host(Report& report) {
   narrator_.act("The fall");
-  BOOST_OUTCOME_TRY(const auto domain, scene_->domain(HostId::a));
+  BOOST_OUTCOME_TRY(const auto domain, stage_->domain(HostId::a));
   report.mode = text_at(domain, "mode");
   report.hypervisor = text_at(domain, "hypervisor");
   report.accelerator = text_at(domain, "accelerator");
@@ -218,15 +226,11 @@ Result<void> Story::kill_the_host(Report& report) {
   const json::object pause = object_at(domain, "pause_ms");
   report.pause_ms_p50 = number_at(pause, "p50");
   report.pause_ms_p99 = number_at(pause, "p99");
-  const std::size_t processes = scene_->processes(HostId::a).size();
-  BOOST_OUTCOME_TRY(
-      kill_, options_.power_off ? scene_->power_off(HostId::a) : scene_->kill_host(HostId::a));
+  BOOST_OUTCOME_TRY(kill_, stage_->kill_host(options_.power_off));
   for (Cast& member : cast_) {
     member.traffic->mark(kill_);
   }
-  narrator_.line(
-      narrator_.bad(fmt::format("SIGKILL to every process of hostA at once ({}){}", processes,
-                                options_.power_off ? ", its networks silenced" : "")));
+  narrator_.line(narrator_.bad(stage_->death()));
   return ok();
 }
 
@@ -238,8 +242,7 @@ Result<void> Story::go_on(Report& report) {
     (void)member.traffic->wait_for_progress(std::max<std::chrono::milliseconds>(left, 0ms),
                                             kill_.steady + 50ms);
   }
-  if (auto timeline = scene_->understudy_json(HostId::b, {"timeline", "web1"});
-      timeline && timeline.value().is_object()) {
+  if (auto timeline = stage_->timeline(); timeline && timeline.value().is_object()) {
     const json::object& told = timeline.value().get_object();
     report.timeline = told;
     if (told.contains("detect_ms")) {
@@ -283,7 +286,7 @@ Result<void> Story::take_stock(Report& report) {
   judge_netcat(report);
   ping_.signal(SIGINT);
   (void)ping_.wait(5s);
-  report.ping = scene::parse_ping(file_text(scene_->folder() / "ping.txt"), kill_);
+  report.ping = scene::parse_ping(file_text(stage_->folder() / "ping.txt"), kill_);
   auto audit = ledger_->audit();
   if (audit) {
     report.audit = std::move(audit.value());
@@ -299,11 +302,11 @@ Result<void> Story::take_stock(Report& report) {
 void Story::judge_curl(Report& report) {
   RealClient client{.name = "curl", .what = "one download of 8 MB, limited to 800 kB/s"};
   const auto status = curl_.wait(1s);
-  const std::string got = file_text(scene_->folder() / "curl.bin");
+  const std::string got = file_text(stage_->folder() / "curl.bin");
   const bool whole = got.size() == curl_file_bytes &&
                      guest::count_wrong(guest::web_file_seed(curl_file_bytes), 0, got) == 0;
   client.fine = status && status.value() == 0 && whole;
-  std::string complaint = file_text(scene_->folder() / "curl.txt");
+  std::string complaint = file_text(stage_->folder() / "curl.txt");
   std::ranges::replace(complaint, '\n', ' ');
   client.outcome = client.fine ? "went through, every byte right"
                                : fmt::format("{} of {} bytes. {}", got.size(), curl_file_bytes,
@@ -314,7 +317,7 @@ void Story::judge_curl(Report& report) {
 void Story::judge_netcat(Report& report) {
   RealClient client{.name = "nc", .what = "one connection that reads, 200 kB/s"};
   const bool connected = netcat_.running();
-  const std::string got = file_text(scene_->folder() / "nc.bin");
+  const std::string got = file_text(stage_->folder() / "nc.bin");
   const std::size_t wrong = guest::count_wrong(netcat_seed, 0, got);
   // Before the kill it has had 2 s; whatever is beyond came from hostB.
   const bool went_on = got.size() > 600'000;

@@ -4,19 +4,21 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "demo/narrator.h"
 #include "demo/report.h"
-#include "tests/scene/scene.h"
+#include "demo/stage.h"
 
 namespace understudy::demo {
 
 /// What the user may choose.
 struct StoryOptions {
   scene::SceneOptions scene;
+  std::optional<XenStageOptions> xen;  ///< Played on real Xen hosts instead.
   std::string interval = "25ms";
   std::chrono::milliseconds before{8'000};  ///< Protected traffic before the kill.
   std::chrono::milliseconds after{6'000};   ///< Traffic after the last connection came back.
@@ -33,8 +35,8 @@ class Story {
 
   /// All acts. May be called once.
   Result<Report> play();
-  /// The scene, once play() has set it up; else null.
-  [[nodiscard]] scene::Scene* stage() { return scene_.get(); }
+  /// The stage, once play() has set it up; else null.
+  [[nodiscard]] Stage* stage() { return stage_.get(); }
 
  private:
   /// Traffic of one kind and what to call it.
@@ -58,7 +60,7 @@ class Story {
 
   StoryOptions options_;
   Narrator& narrator_;
-  std::unique_ptr<scene::Scene> scene_;
+  std::unique_ptr<Stage> stage_;
   std::vector<Cast> cast_;
   scene::LedgerTraffic* ledger_ = nullptr;  ///< Of cast_.
   scene::Process ping_;
