@@ -71,6 +71,10 @@ Result<Endpoint> endpoint_of(const std::string& address, std::uint16_t port) {
 
 // --- Witness -------------------------------------------------------------------------------------
 
+// What was on its way at the mark still arrives for a moment. A silence that begins later has causes
+// of its own.
+constexpr std::int64_t in_flight_ns = 150'000'000;
+
 Witness::Witness(std::string kind, unsigned index)
     : kind_(std::move(kind)), index_(index), last_ns_(now_ns()) {}
 
@@ -87,7 +91,7 @@ void Witness::verified(std::uint64_t bytes) {
     longest_gap_ns_ = std::max(longest_gap_ns_, gap);
     if (mark == 0) {
       longest_gap_before_ns_ = std::max(longest_gap_before_ns_, gap);
-    } else if (now > mark && gap > outage_gap_ns_) {
+    } else if (now > mark && last_ns_ < mark + in_flight_ns && gap > outage_gap_ns_) {
       outage_gap_ns_ = gap;
       outage_end_ns_ = now;
     }
@@ -513,7 +517,8 @@ PingReport parse_ping(const std::string& output, std::optional<Instant> mark) {
     const double gap_s = at_s - last_s;
     if (last_s != 0) {
       report.longest_gap_ms = std::max(report.longest_gap_ms, gap_s * 1000);
-      if (mark && at_s > mark_s && gap_s > outage_gap_s) {
+      if (mark && at_s > mark_s && at_s - gap_s < mark_s + in_flight_ns / 1e9 &&
+          gap_s > outage_gap_s) {
         outage_gap_s = gap_s;
         report.outage_ms = (at_s - mark_s) * 1000;
       }

@@ -52,8 +52,8 @@ struct ConnectionReport {
   double longest_gap_ms = 0;     ///< Longest time without a verified byte, marked or not.
   /// Longest silence before the first mark: what protection itself costs.
   double longest_gap_before_ms = 0;
-  /// From the last mark to the end of the longest silence that ended after it. Absent without a
-  /// mark or if nothing came after it.
+  /// From the last mark to the end of the silence that it caused: the longest one that began before
+  /// or within 150 ms after it. Absent without a mark or if nothing came after it.
   std::optional<double> outage_ms;
 };
 
@@ -285,7 +285,7 @@ struct PingReport {
   std::uint64_t received = 0;
   std::uint64_t duplicates = 0;
   double longest_gap_ms = 0;
-  std::optional<double> outage_ms;  ///< From the mark to the end of the longest gap after it.
+  std::optional<double> outage_ms;  ///< As a connection's.
   double round_trip_ms_median = 0;
 };
 
