@@ -71,8 +71,8 @@ Result<Endpoint> endpoint_of(const std::string& address, std::uint16_t port) {
 
 // --- Witness -------------------------------------------------------------------------------------
 
-// What was on its way at the mark still arrives for a moment. A silence that begins later has causes
-// of its own.
+// What was on its way at the mark still arrives for a moment. A silence that begins later has
+// causes of its own.
 constexpr std::int64_t in_flight_ns = 150'000'000;
 
 Witness::Witness(std::string kind, unsigned index)
