@@ -78,6 +78,7 @@ Task<Result<void>> XenDomain::settle() {
 
 Task<Result<void>> XenDomain::start_tracking() {
   first_pages_.clear();
+  life_->meaning().vanishing_is_death = true;
   if (log_ == nullptr) {
     auto opened =
         DirtyLog::open(*control_, identity_.domid, identity_.description.layout.end_gfn());
@@ -139,6 +140,7 @@ Result<void> XenDomain::take_dirty(DirtySet& out) {
 Task<Result<void>> XenDomain::stop_tracking() {
   if (log_ != nullptr) log_->disable();
   first_pages_.clear();
+  life_->meaning().vanishing_is_death = false;
   const auto unmap = [this]() -> Result<void> {
     memory_.unmap();
     return ok();
@@ -149,7 +151,7 @@ Task<Result<void>> XenDomain::stop_tracking() {
 Task<Result<void>> XenDomain::pause() {
   if (phase_ != Phase::running) co_return fail(ErrorCode::internal, "pause: already paused");
   // From the first suspension on, xl's process that watches this domain is gone.
-  if (cooperative()) life_->set_role(Life::Role::ours);
+  if (cooperative()) life_->meaning().remove_rest = true;
   SuspendLimits limits;
   limits.answer = host_->options.suspend_timeout;
   const auto stop = [this, &limits]() -> Result<DomainFacts> {

@@ -20,13 +20,13 @@ DomainExit::Kind kind_of(unsigned reason) {
 }  // namespace
 
 Result<std::shared_ptr<Life>> Life::watch(std::shared_ptr<XenHost> host, DomainId domid,
-                                          std::string uuid, Role role) {
+                                          std::string uuid, Meaning meaning) {
   std::shared_ptr<Life> life(new Life);
   BOOST_OUTCOME_TRY(life->control_, Control::open());
   life->host_ = std::move(host);
   life->domid_ = domid;
   life->uuid_ = std::move(uuid);
-  life->role_ = role;
+  life->meaning_ = meaning;
   return life;
 }
 
@@ -35,7 +35,7 @@ void Life::look() {
   const auto facts = control_->facts(domid_);
   if (!facts && facts.error().code() != ErrorCode::no_such) return;
   if (!facts || facts.value().uuid != uuid_ || facts.value().dying) {
-    if (role_ == Role::unprotected) {
+    if (!meaning_.vanishing_is_death) {
       return end(DomainExit::Kind::guest_shutdown,
                  fmt::format("Xen's domain {} was ended by its toolstack", domid_));
     }
@@ -45,7 +45,7 @@ void Life::look() {
   if (!facts.value().shutdown || facts.value().suspended()) return;
   const unsigned reason = *facts.value().shutdown;
   end(kind_of(reason), fmt::format("the guest {}", shutdown_reason(reason)));
-  if (role_ != Role::ours) return;
+  if (!meaning_.remove_rest) return;
   Toolstack* const toolstack = host_->toolstack.get();
   host_->slow.post([toolstack, domid = domid_] {
     if (auto destroyed = toolstack->destroy(domid); !destroyed)

@@ -89,8 +89,11 @@ Result<void> Lab::create_domain(const std::string& host, const std::string& name
   BOOST_OUTCOME_TRY(
       command({"domain", host, name, "--address", address, "--vcpus", std::to_string(vcpus)}));
   BOOST_OUTCOME_TRY(exec(host, "xl create /etc/xen/" + name + ".cfg", seconds(180)));
+  // The last port that it opens.
   const bool serves = eventually([&address] {
-    return command({"client", "curl", "-s", "-m", "5", "http://" + address + "/"}).has_value();
+    return command(
+               {"client", "timeout", "5", "bash", "-c", "exec 3<>/dev/tcp/" + address + "/9000"})
+        .has_value();
   });
   if (!serves) return fail(ErrorCode::timed_out, "domain {} does not serve", name);
   return ok();
