@@ -121,6 +121,7 @@ Result<RecordedGuest> RecordedGuest::from_json(const json::value& value) {
 
 std::vector<OutputInterface> outputs_of(DomainId domid, const DomainSettings& settings) {
   std::vector<OutputInterface> outputs;
+  outputs.reserve(settings.nics.size());
   for (const NicFacts& nic : settings.nics) {
     outputs.push_back({nic.device.empty() ? fmt::format("vif{}.{}", domid, nic.number) : nic.device,
                        nic.bridge, nic.mac});
