@@ -73,7 +73,10 @@ Task<Result<void>> XenDomain::settle() {
     return settle_guest(*thread_->control, *thread_->store, identity_.domid,
                         identity_.description.method);
   };
-  co_return co_await thread_->thread.run(work);
+  const auto settled = co_await thread_->thread.run(work);
+  unsettled_ = true;
+  life_->resume_strays();
+  co_return settled;
 }
 
 Task<Result<void>> XenDomain::start_tracking() {
@@ -152,6 +155,7 @@ Task<Result<void>> XenDomain::pause() {
   if (phase_ != Phase::running) co_return fail(ErrorCode::internal, "pause: already paused");
   // From the first suspension on, xl's process that watches this domain is gone.
   if (cooperative()) life_->meaning().remove_rest = true;
+  life_->expect_suspension();
   SuspendLimits limits;
   limits.answer = host_->options.suspend_timeout;
   const auto stop = [this, &limits]() -> Result<DomainFacts> {
@@ -169,6 +173,7 @@ Task<Result<void>> XenDomain::pause() {
   const auto stopped = co_await thread_->thread.run(stop);
   if (!stopped) {
     unsettled_ = stopped.error().code() != ErrorCode::try_again;
+    if (unsettled_) life_->resume_strays();
     life_->look();
     co_return in(stopped.error());
   }
@@ -239,6 +244,7 @@ Task<Result<void>> XenDomain::let_run() {
   spdlog::trace("xen: domain={} resume_ms={:.2f}", identity_.domid, ms_since(asked));
   phase_ = Phase::running;
   unsettled_ = !gone;
+  if (unsettled_) life_->resume_strays();
   co_return gone;
 }
 

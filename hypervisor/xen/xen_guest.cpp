@@ -10,6 +10,8 @@ namespace {
 namespace json = boost::json;
 
 constexpr auto kLookEvery = std::chrono::milliseconds(100);
+/// A guest that takes longer from a request to its suspension is not going to do it.
+constexpr auto kStraysFor = std::chrono::seconds(60);
 
 DomainExit::Kind kind_of(unsigned reason) {
   if (reason == SHUTDOWN_poweroff) return DomainExit::Kind::guest_shutdown;
@@ -30,6 +32,21 @@ Result<std::shared_ptr<Life>> Life::watch(std::shared_ptr<XenHost> host, DomainI
   return life;
 }
 
+void Life::resume_strays() {
+  strays_until_ = Condition::Clock::now() + kStraysFor;
+}
+
+void Life::resume_stray() {
+  auto resumed = control_->resume_suspended(domid_);
+  if (resumed && store_ == nullptr) {
+    auto opened = Store::open();
+    if (opened) store_ = std::move(opened.value());
+  }
+  if (resumed && store_ != nullptr) resumed = store_->resume(domid_);
+  spdlog::warn("xen: domain={} was suspended for nobody: {}", domid_,
+               resumed ? "resumed" : resumed.error().message());
+}
+
 void Life::look() {
   if (exit_) return;
   const auto facts = control_->facts(domid_);
@@ -42,6 +59,7 @@ void Life::look() {
     return end(DomainExit::Kind::crashed,
                fmt::format("Xen's domain {} was destroyed by somebody else", domid_));
   }
+  if (facts.value().suspended() && Condition::Clock::now() < strays_until_) resume_stray();
   if (!facts.value().shutdown || facts.value().suspended()) return;
   const unsigned reason = *facts.value().shutdown;
   end(kind_of(reason), fmt::format("the guest {}", shutdown_reason(reason)));

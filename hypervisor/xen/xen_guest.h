@@ -48,6 +48,12 @@ class Life {
   /// May change as long as it lives.
   Meaning& meaning() { return meaning_; }
   [[nodiscard]] bool alive() const { return !exit_.has_value(); }
+  /// A request to suspend may be on its way that nobody waits for (a step failed, an earlier agent
+  /// died): from now on for a while, a guest that is found suspended is resumed. Until
+  /// expect_suspension().
+  void resume_strays();
+  /// From now on somebody waits for it to suspend.
+  void expect_suspension() { strays_until_ = {}; }
   /// Looks now, besides the times when it looks by itself.
   void look();
   /// It is over, for this reason; the first one counts.
@@ -59,12 +65,15 @@ class Life {
 
  private:
   Life() = default;
+  void resume_stray();
 
   std::shared_ptr<XenHost> host_;
   std::unique_ptr<Control> control_;
   DomainId domid_ = 0;
   std::string uuid_;
   Meaning meaning_;
+  Condition::Clock::time_point strays_until_;
+  std::unique_ptr<Store> store_;  ///< Opened when there is a stray.
   std::optional<DomainExit> exit_;
   Condition changed_;
 };

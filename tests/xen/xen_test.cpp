@@ -41,6 +41,20 @@ class Xen : public ::testing::Test {
     traces_b_ = Lab::traces("B");
   }
 
+  void TearDown() override {
+    if (!HasFailure()) return;
+    for (const char* host : {"A", "B"}) {
+      const auto log = Lab::command({"agent", host, "log"});
+      const auto domains = Lab::exec(host, "xl list");
+      std::printf(
+          "--- %s\n%s\n%s\n", host, domains ? domains.value().c_str() : "-",
+          log ? log.value()
+                    .substr(log.value().size() - std::min<std::size_t>(log.value().size(), 6000))
+                    .c_str()
+              : "-");
+    }
+  }
+
   // Clients, as long as they are wanted.
   void begin_traffic(const std::string& address) {
     ClientOptions options;
@@ -157,17 +171,18 @@ TEST_F(Xen, both_agents_may_die) {
   ASSERT_OK(Lab::protect("A", "web", "hostB"));
 
   // At any moment of a checkpoint, and most of the time that is a suspended guest.
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < 3; ++i) {
     ASSERT_OK(Lab::command({"agent", "A", "kill"}));
     ASSERT_OK(Lab::start_agent("A"));
-    ASSERT_TRUE(Lab::eventually([] { return Lab::state("A", "web") == "protected"; }));
+    ASSERT_TRUE(
+        Lab::eventually([] { return Lab::state("A", "web") == "protected"; }, seconds(240)));
     expect_progress(Clock::now());
   }
 
   ASSERT_OK(Lab::command({"agent", "B", "kill"}));
   ASSERT_TRUE(Lab::eventually([] { return Lab::state("A", "web") == "backup_lost"; }));
   ASSERT_OK(Lab::start_agent("B"));
-  ASSERT_TRUE(Lab::eventually([] { return Lab::state("A", "web") == "protected"; }));
+  ASSERT_TRUE(Lab::eventually([] { return Lab::state("A", "web") == "protected"; }, seconds(240)));
   // The old standby is gone, the new one is there.
   EXPECT_TRUE(Lab::eventually(
       [] { return Lab::exec("B", "xl list | grep -c -- --standby").value() == "1\n"; }));
@@ -190,7 +205,7 @@ TEST_F(Xen, a_guest_that_does_not_answer_runs_on) {
         .has_value();
   }));
   ASSERT_OK(Lab::exec("A", "xl unpause web"));
-  EXPECT_TRUE(Lab::eventually([] { return Lab::state("A", "web") == "protected"; }));
+  EXPECT_TRUE(Lab::eventually([] { return Lab::state("A", "web") == "protected"; }, seconds(240)));
   expect_nothing_lost();
 
   // An operator's request is not lost between ours, and ends the protection.
