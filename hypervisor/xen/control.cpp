@@ -212,9 +212,11 @@ Policy policy_of(xc_interface* xc, const GuestDescription& guest) {
   Policy policy(::xc_cpu_policy_init());
   if (policy == nullptr) return nullptr;
   std::vector<xen_cpuid_leaf_t> leaves;
+  leaves.reserve(guest.cpuid.size());
   for (const auto& leaf : guest.cpuid)
     leaves.push_back({leaf.leaf, leaf.subleaf, leaf.a, leaf.b, leaf.c, leaf.d});
   std::vector<xen_msr_entry_t> msrs;
+  msrs.reserve(guest.msrs.size());
   for (const auto& msr : guest.msrs) msrs.push_back({msr.index, 0, msr.value});
   if (::xc_cpu_policy_update_cpuid(xc, policy.get(), leaves.data(),
                                    static_cast<std::uint32_t>(leaves.size())) != 0 ||
@@ -296,7 +298,8 @@ Result<std::uint64_t> Control::count_populated(DomainId domid, std::uint64_t fir
 Result<std::unique_ptr<DirtyLog>> DirtyLog::open(Control& control, DomainId domid,
                                                  std::uint64_t frames) {
   std::unique_ptr<DirtyLog> log(new DirtyLog(control, domid, frames));
-  log->buffer_.ubuf = reinterpret_cast<void*>(-1);  // As HYPERCALL_BUFFER_INIT_NO_BOUNCE has it.
+  // As HYPERCALL_BUFFER_INIT_NO_BOUNCE has it.
+  log->buffer_.ubuf = reinterpret_cast<void*>(-1);  // NOLINT(performance-no-int-to-ptr)
   const std::uint64_t bytes = (frames + 63) / 64 * 8;
   const auto pages = static_cast<int>((bytes + kPageBytes - 1) / kPageBytes);
   if (::xc__hypercall_buffer_alloc_pages(control.xc(), &log->buffer_, pages) == nullptr) {

@@ -6,6 +6,8 @@ extern "C" {
 #include <libxl_utils.h>
 }
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
@@ -13,7 +15,7 @@ extern "C" {
 namespace understudy::xen {
 namespace {
 
-constexpr std::string_view kVifScript = "vif-bridge";
+constexpr std::string_view kScriptFolder = "/etc/xen/scripts/";
 constexpr libxl_childproc_hooks kChildHooks = {
     .chldowner = libxl_sigchld_owner_libxl_always_selective_reap,
     .fork_replacement = nullptr,
@@ -49,10 +51,14 @@ Error libxl_error(XenLog& log, int code, std::string_view what) {
   return log.error(remedy, fmt::format("{} (libxl error {})", what, code));
 }
 
-bool is_default_script(const char* script) {
+// A hotplug script that this host's administrator has put where Xen's own ones are. A peer may
+// choose among them, and nothing else.
+bool is_installed_script(const char* script) {
   if (script == nullptr) return true;
-  const std::string_view path(script);
-  return path == kVifScript || path == "/etc/xen/scripts/vif-bridge";
+  std::string_view name(script);
+  if (name.starts_with(kScriptFolder)) name.remove_prefix(kScriptFolder.size());
+  return name.starts_with("vif-") && name.find('/') == std::string_view::npos &&
+         ::access((std::string(kScriptFolder) + std::string(name)).c_str(), X_OK) == 0;
 }
 
 // What such a domain has that we cannot carry over. Both hosts ask: the backup runs nothing that a
@@ -104,8 +110,9 @@ std::optional<std::string> obstacle_in(const libxl_domain_config& config) {
   }
   for (int i = 0; i < config.num_nics; ++i) {
     const libxl_device_nic& nic = config.nics[i];
-    if (!is_default_script(nic.script)) {
-      return fmt::format("its interface {} has a hotplug script of its own ({})", i, nic.script);
+    if (!is_installed_script(nic.script)) {
+      return fmt::format("its interface {} has a hotplug script ({}) that is no vif-… in {}", i,
+                         nic.script, kScriptFolder);
     }
     if (nic.backend_domid != 0 || (nic.backend_domname != nullptr && *nic.backend_domname != 0)) {
       return fmt::format("its interface {} has its backend in a driver domain", i);

@@ -17,7 +17,7 @@
 #include "base/result.h"
 #include "hypervisor/xen/xen_log.h"
 
-struct libxl__ctx;
+struct libxl__ctx;  // NOLINT(bugprone-reserved-identifier): libxl's own.
 
 namespace understudy::xen {
 

@@ -73,11 +73,15 @@ Task<Result<void>> XenDomain::settle() {
     return settle_guest(*thread_->control, *thread_->store, identity_.domid,
                         identity_.description.method);
   };
-  co_return co_await thread_->thread.run(work);
+  const auto settled = co_await thread_->thread.run(work);
+  unsettled_ = true;
+  life_->resume_strays();
+  co_return settled;
 }
 
 Task<Result<void>> XenDomain::start_tracking() {
   first_pages_.clear();
+  life_->meaning().vanishing_is_death = true;
   if (log_ == nullptr) {
     auto opened =
         DirtyLog::open(*control_, identity_.domid, identity_.description.layout.end_gfn());
@@ -139,6 +143,7 @@ Result<void> XenDomain::take_dirty(DirtySet& out) {
 Task<Result<void>> XenDomain::stop_tracking() {
   if (log_ != nullptr) log_->disable();
   first_pages_.clear();
+  life_->meaning().vanishing_is_death = false;
   const auto unmap = [this]() -> Result<void> {
     memory_.unmap();
     return ok();
@@ -149,7 +154,8 @@ Task<Result<void>> XenDomain::stop_tracking() {
 Task<Result<void>> XenDomain::pause() {
   if (phase_ != Phase::running) co_return fail(ErrorCode::internal, "pause: already paused");
   // From the first suspension on, xl's process that watches this domain is gone.
-  if (cooperative()) life_->set_role(Life::Role::ours);
+  if (cooperative()) life_->meaning().remove_rest = true;
+  life_->expect_suspension();
   SuspendLimits limits;
   limits.answer = host_->options.suspend_timeout;
   const auto stop = [this, &limits]() -> Result<DomainFacts> {
@@ -167,6 +173,7 @@ Task<Result<void>> XenDomain::pause() {
   const auto stopped = co_await thread_->thread.run(stop);
   if (!stopped) {
     unsettled_ = stopped.error().code() != ErrorCode::try_again;
+    if (unsettled_) life_->resume_strays();
     life_->look();
     co_return in(stopped.error());
   }
@@ -237,6 +244,7 @@ Task<Result<void>> XenDomain::let_run() {
   spdlog::trace("xen: domain={} resume_ms={:.2f}", identity_.domid, ms_since(asked));
   phase_ = Phase::running;
   unsettled_ = !gone;
+  if (unsettled_) life_->resume_strays();
   co_return gone;
 }
 

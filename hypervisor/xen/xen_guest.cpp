@@ -10,6 +10,8 @@ namespace {
 namespace json = boost::json;
 
 constexpr auto kLookEvery = std::chrono::milliseconds(100);
+/// A guest that takes longer from a request to its suspension is not going to do it.
+constexpr auto kStraysFor = std::chrono::seconds(60);
 
 DomainExit::Kind kind_of(unsigned reason) {
   if (reason == SHUTDOWN_poweroff) return DomainExit::Kind::guest_shutdown;
@@ -20,14 +22,29 @@ DomainExit::Kind kind_of(unsigned reason) {
 }  // namespace
 
 Result<std::shared_ptr<Life>> Life::watch(std::shared_ptr<XenHost> host, DomainId domid,
-                                          std::string uuid, Role role) {
+                                          std::string uuid, Meaning meaning) {
   std::shared_ptr<Life> life(new Life);
   BOOST_OUTCOME_TRY(life->control_, Control::open());
   life->host_ = std::move(host);
   life->domid_ = domid;
   life->uuid_ = std::move(uuid);
-  life->role_ = role;
+  life->meaning_ = meaning;
   return life;
+}
+
+void Life::resume_strays() {
+  strays_until_ = Condition::Clock::now() + kStraysFor;
+}
+
+void Life::resume_stray() {
+  auto resumed = control_->resume_suspended(domid_);
+  if (resumed && store_ == nullptr) {
+    auto opened = Store::open();
+    if (opened) store_ = std::move(opened.value());
+  }
+  if (resumed && store_ != nullptr) resumed = store_->resume(domid_);
+  spdlog::warn("xen: domain={} was suspended for nobody: {}", domid_,
+               resumed ? "resumed" : resumed.error().message());
 }
 
 void Life::look() {
@@ -35,17 +52,18 @@ void Life::look() {
   const auto facts = control_->facts(domid_);
   if (!facts && facts.error().code() != ErrorCode::no_such) return;
   if (!facts || facts.value().uuid != uuid_ || facts.value().dying) {
-    if (role_ == Role::unprotected) {
+    if (!meaning_.vanishing_is_death) {
       return end(DomainExit::Kind::guest_shutdown,
                  fmt::format("Xen's domain {} was ended by its toolstack", domid_));
     }
     return end(DomainExit::Kind::crashed,
                fmt::format("Xen's domain {} was destroyed by somebody else", domid_));
   }
+  if (facts.value().suspended() && Condition::Clock::now() < strays_until_) resume_stray();
   if (!facts.value().shutdown || facts.value().suspended()) return;
   const unsigned reason = *facts.value().shutdown;
   end(kind_of(reason), fmt::format("the guest {}", shutdown_reason(reason)));
-  if (role_ != Role::ours) return;
+  if (!meaning_.remove_rest) return;
   Toolstack* const toolstack = host_->toolstack.get();
   host_->slow.post([toolstack, domid = domid_] {
     if (auto destroyed = toolstack->destroy(domid); !destroyed)
@@ -121,6 +139,7 @@ Result<RecordedGuest> RecordedGuest::from_json(const json::value& value) {
 
 std::vector<OutputInterface> outputs_of(DomainId domid, const DomainSettings& settings) {
   std::vector<OutputInterface> outputs;
+  outputs.reserve(settings.nics.size());
   for (const NicFacts& nic : settings.nics) {
     outputs.push_back({nic.device.empty() ? fmt::format("vif{}.{}", domid, nic.number) : nic.device,
                        nic.bridge, nic.mac});

@@ -33,18 +33,27 @@ struct XenHost {
 /// because waiting may outlast the domain's object.
 class Life {
  public:
-  /// Who ends it, and what a vanished domain means.
-  enum class Role {
-    unprotected,  ///< Its toolstack's business: when it vanishes, it was ended in order.
-    ours,         ///< We have suspended it, which ends xl's watch over it, or have made it: if the
-                  ///< guest stops, the rest is ours to remove; if it vanishes, it was killed.
+  /// What to make of an end.
+  struct Meaning {
+    /// If the guest stops, the rest of the domain is ours to remove: we have made it, or have
+    /// suspended it, which ends xl's watch over it.
+    bool remove_rest = false;
+    /// If the domain vanishes, it was killed. Otherwise its toolstack ended it in order.
+    bool vanishing_is_death = false;
   };
 
   static Result<std::shared_ptr<Life>> watch(std::shared_ptr<XenHost> host, DomainId domid,
-                                             std::string uuid, Role role);
+                                             std::string uuid, Meaning meaning);
 
-  void set_role(Role role) { role_ = role; }
+  /// May change as long as it lives.
+  Meaning& meaning() { return meaning_; }
   [[nodiscard]] bool alive() const { return !exit_.has_value(); }
+  /// A request to suspend may be on its way that nobody waits for (a step failed, an earlier agent
+  /// died): from now on for a while, a guest that is found suspended is resumed. Until
+  /// expect_suspension().
+  void resume_strays();
+  /// From now on somebody waits for it to suspend.
+  void expect_suspension() { strays_until_ = {}; }
   /// Looks now, besides the times when it looks by itself.
   void look();
   /// It is over, for this reason; the first one counts.
@@ -56,12 +65,15 @@ class Life {
 
  private:
   Life() = default;
+  void resume_stray();
 
   std::shared_ptr<XenHost> host_;
   std::unique_ptr<Control> control_;
   DomainId domid_ = 0;
   std::string uuid_;
-  Role role_ = Role::unprotected;
+  Meaning meaning_;
+  Condition::Clock::time_point strays_until_;
+  std::unique_ptr<Store> store_;  ///< Opened when there is a stray.
   std::optional<DomainExit> exit_;
   Condition changed_;
 };

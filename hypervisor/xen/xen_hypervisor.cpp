@@ -75,15 +75,14 @@ class XenHypervisor final : public Hypervisor {
     BOOST_OUTCOME_CO_TRY(auto identity, co_await host_->slow.run(describe));
     spdlog::info("xen: found domain={} domid={} method={}", name, identity.domid,
                  to_string(identity.description.method));
-    co_return take(std::move(identity), Life::Role::unprotected);
+    co_return take(std::move(identity));
   }
 
   Task<Result<std::unique_ptr<Domain>>> adopt(const boost::json::value& runtime_state) override {
     BOOST_OUTCOME_CO_TRY(auto recorded, RecordedGuest::from_json(runtime_state));
     const auto recognise = [this, &recorded] { return recognised(recorded); };
     BOOST_OUTCOME_CO_TRY(auto identity, co_await host_->slow.run(recognise));
-    const auto role = identity.made_here ? Life::Role::ours : Life::Role::unprotected;
-    BOOST_OUTCOME_CO_TRY(auto domain, take(std::move(identity), role));
+    BOOST_OUTCOME_CO_TRY(auto domain, take(std::move(identity)));
     BOOST_OUTCOME_CO_TRY(co_await static_cast<xen::XenDomain&>(*domain).settle());
     spdlog::info("xen: adopted domain={}", domain->config().name);
     co_return std::move(domain);
@@ -283,8 +282,9 @@ class XenHypervisor final : public Hypervisor {
 
   // --- on the executor's thread ---
 
-  Result<std::unique_ptr<Domain>> take(GuestIdentity identity, Life::Role role) {
-    BOOST_OUTCOME_TRY(auto life, Life::watch(host_, identity.domid, identity.uuid, role));
+  Result<std::unique_ptr<Domain>> take(GuestIdentity identity) {
+    BOOST_OUTCOME_TRY(auto life, Life::watch(host_, identity.domid, identity.uuid,
+                                             Life::Meaning{.remove_rest = identity.made_here}));
     BOOST_OUTCOME_TRY(auto thread, GuestThread::open());
     BOOST_OUTCOME_TRY(auto domain, xen::XenDomain::take(host_, std::move(identity), std::move(life),
                                                         std::move(thread)));

@@ -100,7 +100,8 @@ Task<Result<std::unique_ptr<XenStandby>>> XenStandby::build(std::shared_ptr<XenH
   BOOST_OUTCOME_CO_TRY(auto thread, GuestThread::open());
   const auto make = [&] { return make_domain(*host, config, memory); };
   BOOST_OUTCOME_CO_TRY(auto identity, co_await host->slow.run(make));
-  auto life = Life::watch(host, identity.domid, identity.uuid, Life::Role::ours);
+  auto life = Life::watch(host, identity.domid, identity.uuid,
+                          Life::Meaning{.remove_rest = true, .vanishing_is_death = true});
   if (!life) {
     memory.unmap();
     const auto undo = [&] { return host->toolstack->destroy(identity.domid); };
@@ -157,6 +158,7 @@ Task<Result<std::unique_ptr<Domain>>> XenStandby::promote(std::span<const std::b
   // The domain belongs to its new owner; the mapping of the image and the name follow when the
   // guest runs.
   discarded_ = true;
+  life_->meaning().vanishing_is_death = false;
   const std::shared_ptr<XenHost> host = host_;
   host->slow.post(
       [toolstack = host->toolstack.get(), domid = identity_.domid, name = identity_.config.name] {

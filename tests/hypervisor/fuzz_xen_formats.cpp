@@ -23,8 +23,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     return 0;
   }
-  std::vector<std::byte> octets(rest.size());
-  std::memcpy(octets.data(), rest.data(), rest.size());
+  const auto bytes_of_rest = std::as_bytes(rest);
+  std::vector<std::byte> octets(bytes_of_rest.begin(), bytes_of_rest.end());
   if ((*data & 2) != 0 && octets.size() >= 32) {
     // Past the checksum, where the records are.
     std::memcpy(octets.data(), "USXENGS1\1\0\0\0", 12);
