@@ -77,7 +77,7 @@ struct OutputRecord {
   /// that follow each other on the same ports.
   std::uint32_t sequence_base = 0;
   /// TCP: stream offset of the first octet that no earlier record of the flow has covered. Others:
-  /// how many datagrams of the flow came before.
+  /// 0.
   std::uint64_t offset = 0;
   std::uint32_t length = 0;           ///< Octets covered; 0 for a bare acknowledgement.
   std::uint64_t digest = 0;           ///< XXH3 of these octets.
