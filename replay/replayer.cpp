@@ -1,0 +1,941 @@
+#include "replay/replayer.h"
+
+#include <algorithm>
+
+#include "replay/flow_table.h"
+
+namespace understudy::replay {
+namespace {
+
+using namespace std::chrono_literals;
+
+/// Octets that a guest whose window is not known yet may be given at once.
+constexpr std::uint32_t kFirstWindow = 14'600;
+constexpr auto kTickWhileLeading = 5ms;
+constexpr auto kTickWithoutBudget = 1ms;
+constexpr auto kTickTranslations = 5s;
+constexpr std::uint8_t kTcp = 6;
+
+}  // namespace
+
+/// One input of the log.
+struct Replayer::Input {
+  LogPosition position;
+  std::uint16_t interface = 0;
+  Frame frame;           ///< Checksums complete.
+  Packet packet;         ///< Its parse.
+  Flow* flow = nullptr;  ///< Nothing for fragments and the like.
+  bool fed = false;
+};
+
+/// What the guest has to say again: octets [offset, offset + length) of its stream, a SYN before
+/// them, a FIN behind them, or a datagram.
+struct Replayer::Expected {
+  enum class Kind : std::uint8_t { opening, octets, end, datagram };
+  Kind kind;
+  LogPosition position;
+  std::uint64_t offset = 0;
+  std::uint32_t length = 0;
+  std::uint64_t digest = 0;
+
+  [[nodiscard]] std::pair<std::uint64_t, int> key() const {
+    return {position.value, kind == Kind::end ? 1 : 0};
+  }
+};
+
+/// One conversation, of one incarnation. Sequence numbers are those of the client's side.
+struct Replayer::Flow {
+  enum class Phase : std::uint8_t {
+    led,    ///< It is given its inputs, and compared.
+    live,   ///< It speaks for itself.
+    over,   ///< It has ended in the log.
+    reset,  ///< It diverged: whoever speaks on it is reset.
+  };
+
+  FlowKey key;
+  Phase phase = Phase::led;
+  bool punctual = true;  ///< It is waited for.
+
+  // --- what the log tells ---
+  std::deque<Expected> expected;      ///< Not yet said again.
+  std::deque<std::size_t> pending;    ///< Inputs not yet given.
+  std::optional<std::uint32_t> base;  ///< Sequence number of stream offset 0.
+  std::uint64_t released_to = 0;
+  bool opening_expected = false;
+  bool end_released = false;
+  bool reset_released = false;
+  bool opened_by_syn = false;  ///< The log has a SYN of this incarnation, from either side.
+  bool untrackable = false;
+  std::optional<std::uint32_t> client_isn;
+  std::optional<std::uint32_t> acknowledgement;  ///< The highest that was released.
+  std::optional<std::uint32_t> timestamp;        ///< The newest that was released.
+  std::uint8_t window_scale = 0;
+  std::uint16_t interface = 0;
+  MacAddress guest_mac;
+  MacAddress client_mac;
+  std::uint32_t client_next = 0;  ///< Behind the client's newest octet.
+
+  // --- what the guest has done since the promotion ---
+  std::uint64_t reproduced_to = 0;
+  bool end_reproduced = false;
+  bool spoke = false;
+  std::vector<std::uint8_t> tile;  ///< Octets of the front of `expected` so far.
+  std::uint32_t guest_acknowledgement = 0;
+  std::uint32_t window_edge = 0;
+  std::optional<std::uint32_t> guest_timestamp;
+  std::deque<std::size_t> unacknowledged;    ///< Given, taking sequence space, not acknowledged.
+  std::optional<std::size_t> last_with_ack;  ///< The newest input given that acknowledges.
+  std::uint64_t acknowledged_to = 0;         ///< Stream offset that the guest was told of.
+  Instant last_fed;
+  Instant last_progress;
+  std::uint32_t fed_again = 0;
+  bool has_voice = false;  ///< Its timestamps have been fitted to what the client knows.
+
+  [[nodiscard]] bool tcp() const { return key.protocol == kTcp; }
+  [[nodiscard]] std::uint64_t sent_to() const { return reproduced_to + (end_reproduced ? 1U : 0U); }
+};
+
+Replayer::Replayer(const Config& config, Instant now, std::vector<LogRecord> records,
+                   Translator translator)
+    : config_(config),
+      translator_(std::move(translator)),
+      order_progress_(now),
+      budget_at_(now),
+      budget_(config.frames_per_ms) {
+  for (LogRecord& record : records) {
+    if (const auto* output = std::get_if<OutputRecord>(&record.content)) {
+      expect(now, record.position, *output);
+    } else if (auto* logged = std::get_if<InputRecord>(&record.content)) {
+      Input input{record.position, logged->interface, std::move(logged->frame), {}, nullptr, false};
+      input.packet = parse(input.frame);
+      if (logged->checksum == ChecksumState::partial) {
+        complete_checksums(input.frame, input.packet);
+      }
+      if (input.packet.in_a_flow()) {
+        Flow* flow = flow_for_input(now, flow_of(input.packet, Direction::to_guest), input.packet);
+        flow->pending.push_back(inputs_.size());
+        flow->interface = input.interface;
+        flow->client_mac = source_mac_of(input.frame);
+        flow->guest_mac = destination_mac_of(input.frame);
+        input.flow = flow;
+      }
+      inputs_.push_back(std::move(input));
+    }
+  }
+  statistics_.inputs_total = inputs_.size();
+}
+
+Replayer::~Replayer() = default;
+Replayer::Replayer(Replayer&&) noexcept = default;
+
+// --- building the story ---
+
+Replayer::Flow& Replayer::make_flow(Instant now, const FlowKey& key) {
+  flows_.push_back(std::make_unique<Flow>());
+  Flow& flow = *flows_.back();
+  flow.key = key;
+  flow.last_fed = flow.last_progress = now;
+  by_key_[key].push_back(&flow);
+  ++leading_;
+  return flow;
+}
+
+Replayer::Flow* Replayer::flow_for_input(Instant now, const FlowKey& key, const Packet& packet) {
+  const auto known = by_key_.find(key);
+  Flow* flow = known == by_key_.end() ? nullptr : known->second.back();
+  const TcpHeader& tcp = packet.tcp;
+  const bool opens =
+      flow_of(packet, Direction::to_guest).protocol == kTcp && tcp.has(kSyn) && !tcp.has(kAck);
+  if (opens && flow != nullptr && flow->client_isn != tcp.sequence) flow = nullptr;
+  if (flow == nullptr) flow = &make_flow(now, key);
+  if (opens) {
+    flow->client_isn = tcp.sequence;
+    flow->opened_by_syn = true;
+  }
+  const std::uint32_t end = tcp.sequence + packet.sequence_length();
+  if (flow->pending.empty() || before(flow->client_next, end)) flow->client_next = end;
+  return flow;
+}
+
+void Replayer::expect(Instant now, LogPosition position, const OutputRecord& record) {
+  auto& incarnations = by_key_[record.flow];
+  Flow* flow = incarnations.empty() ? nullptr : incarnations.back();
+  const bool opens = (record.flags & OutputRecord::opens) != 0;
+  const bool ends = (record.flags & OutputRecord::ends) != 0;
+  if (record.flow.protocol != kTcp) {
+    if (flow == nullptr) flow = &make_flow(now, record.flow);
+    flow->expected.push_back({Expected::Kind::datagram, position, 0, record.length, record.digest});
+    outstanding_[flow->expected.back().key()] = flow;
+    return;
+  }
+  if (opens && flow != nullptr && flow->base && *flow->base != record.sequence_base) flow = nullptr;
+  if (flow == nullptr) flow = &make_flow(now, record.flow);
+  if (!flow->base) {
+    flow->base = record.sequence_base;
+    flow->reproduced_to = flow->acknowledged_to = flow->released_to = record.offset;
+    flow->opening_expected = opens;
+    if (opens) {
+      flow->opened_by_syn = true;
+      flow->expected.push_back({Expected::Kind::opening, position});
+      outstanding_[flow->expected.back().key()] = flow;
+    }
+  }
+  if (*flow->base != record.sequence_base) {
+    // A last word of an older connection on these ports says nothing; contents that cannot be
+    // placed leave nothing to compare with.
+    if (record.length > 0 || ends) flow->untrackable = true;
+    return;
+  }
+  if (record.length > 0) {
+    if (record.offset < flow->released_to) {
+      flow->untrackable = true;
+      return;
+    }
+    flow->expected.push_back(
+        {Expected::Kind::octets, position, record.offset, record.length, record.digest});
+    outstanding_[flow->expected.back().key()] = flow;
+    flow->released_to = record.offset + record.length;
+  }
+  if (ends && !flow->end_released) {
+    flow->end_released = true;
+    flow->expected.push_back({Expected::Kind::end, position, flow->released_to});
+    outstanding_[flow->expected.back().key()] = flow;
+  }
+  if ((record.flags & OutputRecord::resets) != 0) flow->reset_released = true;
+  if ((record.flags & OutputRecord::acknowledges) != 0 &&
+      (!flow->acknowledgement || before(*flow->acknowledgement, record.acknowledgement))) {
+    flow->acknowledgement = record.acknowledgement;
+  }
+  if ((record.flags & OutputRecord::has_timestamp) != 0 &&
+      (!flow->timestamp || before(*flow->timestamp, record.timestamp))) {
+    flow->timestamp = record.timestamp;
+  }
+  if ((record.flags & OutputRecord::has_window_scale) != 0) {
+    flow->window_scale = record.window_scale;
+  }
+}
+
+Replayer::Flow* Replayer::current(const FlowKey& key) const {
+  const auto found = by_key_.find(key);
+  return found == by_key_.end() || found->second.empty() ? nullptr : found->second.front();
+}
+
+std::uint32_t Replayer::delta_of(const Flow& flow) const {
+  const Translation* translation = translator_.find(flow.key);
+  return translation == nullptr ? 0 : translation->sequence_delta;
+}
+
+// --- giving inputs ---
+
+void Replayer::pump(Instant now, Actions& actions) {
+  for (; cursor_ < inputs_.size(); ++cursor_) {
+    const Input& input = inputs_[cursor_];
+    if (input.fed || (input.flow != nullptr && !input.flow->punctual)) continue;
+    if (!outstanding_.empty() && outstanding_.begin()->first.first < input.position.value) break;
+    if (input.flow != nullptr && !may_feed(now, *input.flow, input)) break;
+    if (budget_ == 0) break;
+    order_progress_ = now;
+    feed(now, cursor_, actions);
+  }
+  open_order_if_due(now, actions);
+}
+
+bool Replayer::may_feed(Instant now, const Flow& flow, const Input& input) const {
+  // Rule 1, also over incarnations: the one before has had all its inputs.
+  if (flow.pending.empty() || &inputs_[flow.pending.front()] != &input) return false;
+  const auto& incarnations = by_key_.at(flow.key);
+  for (const Flow* earlier : incarnations) {
+    if (earlier == &flow) break;
+    if (!earlier->pending.empty()) return false;
+  }
+  if (!flow.tcp()) return true;
+  const TcpHeader& tcp = input.packet.tcp;
+  if (tcp.has(kSyn) && !tcp.has(kAck)) return true;
+  if (flow.opened_by_syn && !flow.spoke) return false;
+  // Rule 3.
+  if (tcp.has(kAck) && flow.base) {
+    const auto sent_to = static_cast<std::int64_t>(flow.sent_to());
+    const auto beyond = [&](std::uint32_t number) {
+      return offset_of(number, *flow.base, flow.reproduced_to) > sent_to;
+    };
+    if (beyond(tcp.acknowledgement)) return false;
+    for (std::size_t i = 0; i < tcp.sack_count; ++i) {
+      if (beyond(tcp.sack[i].right)) return false;
+    }
+  }
+  // Rule 4. A window that does not open, or whose scale we do not know, is tried from time to time.
+  if (input.packet.payload_bytes == 0) return true;
+  if (flow.unacknowledged.empty() && now - flow.last_fed >= config_.feed_again_after) return true;
+  const std::uint32_t end = tcp.sequence + input.packet.sequence_length();
+  if (flow.spoke) return !before(flow.window_edge, end);
+  if (flow.unacknowledged.empty()) return true;
+  return end - inputs_[flow.unacknowledged.front()].packet.tcp.sequence <= kFirstWindow;
+}
+
+void Replayer::feed(Instant now, std::size_t index, Actions& actions) {
+  Input& input = inputs_[index];
+  input.fed = true;
+  ++statistics_.inputs_fed;
+  if (budget_ > 0) --budget_;
+  Flow* flow = input.flow;
+  if (flow == nullptr) {
+    actions.push_back(ToGuest{input.interface, input.frame});
+    return;
+  }
+  // Incarnations before this one are history.
+  auto& incarnations = by_key_.at(flow->key);
+  while (incarnations.front() != flow) {
+    forget_expected(*incarnations.front());
+    stop_leading(*incarnations.front());
+    incarnations.front()->phase = Flow::Phase::over;
+    incarnations.pop_front();
+    translator_.erase(flow->key);
+  }
+  flow->pending.pop_front();
+  flow->last_fed = flow->last_progress = now;
+  give(now, flow, input.interface, input.frame, actions);
+  if (!flow->tcp()) return settle(now, *flow, actions);
+  const TcpHeader& tcp = input.packet.tcp;
+  if (input.packet.sequence_length() > 0) flow->unacknowledged.push_back(index);
+  if (tcp.has(kAck)) {
+    flow->last_with_ack = index;
+    if (flow->base) {
+      const auto to = offset_of(tcp.acknowledgement, *flow->base, flow->reproduced_to);
+      flow->acknowledged_to = std::max(flow->acknowledged_to,
+                                       static_cast<std::uint64_t>(std::max<std::int64_t>(to, 0)));
+    }
+  }
+  if (tcp.has(kRst)) {
+    // What the guest had not said again by now it never will.
+    forget_expected(*flow);
+    flow->unacknowledged.clear();
+    stop_leading(*flow);
+    flow->phase = Flow::Phase::over;
+    return;
+  }
+  settle(now, *flow, actions);
+}
+
+/// Translates a client's frame into the guest's numbers and hands it over.
+void Replayer::give(Instant now, Flow* flow, std::uint16_t interface, Frame frame,
+                    Actions& actions) {
+  Packet packet = parse(frame);
+  translator_.to_guest(now, frame, packet, ChecksumState::complete);
+  if (flow != nullptr && flow->guest_timestamp && packet.tcp.timestamps && packet.tcp.has(kAck) &&
+      before(*flow->guest_timestamp, packet.tcp.timestamps->echo)) {
+    TcpEditor(frame, packet, ChecksumState::complete)
+        .set_timestamps({packet.tcp.timestamps->value, *flow->guest_timestamp});
+  }
+  actions.push_back(ToGuest{interface, std::move(frame)});
+}
+
+/// Gives the flow's next logged acknowledgement, cut down to what the guest has sent: see 'Rule 3
+/// and congestion control'. With `again`, the last one that was given, if there is no next one.
+void Replayer::acknowledge_what_was_sent(Instant now, Flow& flow, bool again, Actions& actions) {
+  if (!flow.base || flow.phase != Flow::Phase::led) return;
+  std::optional<std::size_t> source;
+  if (!flow.pending.empty()) source = flow.pending.front();
+  const auto usable = [this](std::size_t index) {
+    const Packet& packet = inputs_[index].packet;
+    return packet.tcp.has(kAck) && !packet.tcp.has(kSyn) && !packet.tcp.has(kRst);
+  };
+  if (!source || !usable(*source)) source = again ? flow.last_with_ack : std::nullopt;
+  if (!source || !usable(*source)) return;
+  const Input& input = inputs_[*source];
+  const TcpHeader& logged = input.packet.tcp;
+  const std::int64_t logged_to = offset_of(logged.acknowledgement, *flow.base, flow.reproduced_to);
+  const std::int64_t to = std::min(logged_to, static_cast<std::int64_t>(flow.sent_to()));
+  if (to < 0) return;
+  const auto told = static_cast<std::uint64_t>(to);
+  if (told < flow.acknowledged_to || (told == flow.acknowledged_to && !again)) return;
+  flow.acknowledged_to = told;
+  TcpSegment segment{.source_mac = source_mac_of(input.frame),
+                     .destination_mac = destination_mac_of(input.frame),
+                     .source = flow.key.client,
+                     .destination = flow.key.guest,
+                     .source_port = flow.key.client_port,
+                     .destination_port = flow.key.guest_port};
+  segment.header.sequence = logged.sequence;
+  segment.header.acknowledgement = sequence_of(told, *flow.base);
+  segment.header.flags = kAck;
+  segment.header.window = logged.window;
+  segment.header.timestamps = logged.timestamps;
+  give(now, &flow, input.interface, build_tcp(segment), actions);
+}
+
+// --- hearing the guest ---
+
+Replayer::Actions Replayer::on_guest_frame(Instant now, std::uint16_t interface, Frame frame,
+                                           ChecksumState checksum) {
+  Actions actions;
+  Packet packet = parse(frame);
+  Flow* flow = packet.in_a_flow() ? current(flow_of(packet, Direction::from_guest)) : nullptr;
+  if (flow != nullptr && packet.tcp.has(kSyn) && !packet.tcp.has(kAck)) {
+    // The guest opens a connection on ports of one that is over in the log.
+    auto& incarnations = by_key_.at(flow->key);
+    while (incarnations.size() > 1 && flow->pending.empty() && flow->expected.empty()) {
+      stop_leading(*flow);
+      flow->phase = Flow::Phase::over;
+      translator_.erase(flow->key);
+      incarnations.pop_front();
+      flow = incarnations.front();
+    }
+  }
+  if (flow == nullptr) {
+    translator_.to_network(now, frame, packet, checksum);
+    actions.push_back(ToNetwork{interface, std::move(frame), checksum});
+    return actions;
+  }
+  if (flow->tcp()) {
+    hear_segment(now, *flow, interface, std::move(frame), packet, checksum, actions);
+  } else {
+    hear_datagram(now, *flow, interface, std::move(frame), packet, checksum, actions);
+  }
+  pump(now, actions);
+  if (!flow->punctual) {
+    while (!flow->pending.empty() && budget_ > 0 &&
+           may_feed(now, *flow, inputs_[flow->pending.front()])) {
+      feed(now, flow->pending.front(), actions);
+    }
+  }
+  if (flush_due_) flush_waiting(now, actions);
+  return actions;
+}
+
+void Replayer::hear_segment(Instant now, Flow& flow, std::uint16_t interface, Frame frame,
+                            Packet packet, ChecksumState checksum, Actions& actions) {
+  const TcpHeader tcp = packet.tcp;
+  if (flow.phase == Flow::Phase::reset) {
+    flow.guest_mac = source_mac_of(frame);
+    if (tcp.has(kRst)) return;
+    return reset_guest(flow, interface, tcp.has(kAck) ? tcp.acknowledgement : flow.client_next,
+                       actions);
+  }
+  if (flow.phase == Flow::Phase::over && flow.reset_released) {
+    ++statistics_.outputs_suppressed;
+    return;
+  }
+  if (flow.phase != Flow::Phase::led) {
+    return pass_on(now, flow, interface, std::move(frame), packet, checksum, actions);
+  }
+  flow.interface = interface;
+  if (tcp.timestamps) flow.guest_timestamp = tcp.timestamps->value;
+  const bool all_said = flow.expected.empty();
+  if (tcp.has(kRst)) {
+    if (!all_said && !flow.reset_released) {
+      return diverge(now, flow, Event::ended_early, flow.expected.front().position,
+                     flow.reproduced_to, actions);
+    }
+    stop_leading(flow);
+    forget_expected(flow);
+    flow.pending.clear();
+    flow.punctual = false;
+    flow.phase = Flow::Phase::over;
+    flush_due_ = true;
+    if (flow.reset_released) {
+      ++statistics_.outputs_suppressed;
+    } else {
+      pass_on(now, flow, interface, std::move(frame), packet, checksum, actions);
+    }
+    return;
+  }
+  if (flow.untrackable) {
+    return diverge(now, flow, Event::connection_differs, LogPosition(), 0, actions);
+  }
+  flow.spoke = true;
+  if (tcp.has(kAck)) {
+    if (flow.guest_acknowledgement != tcp.acknowledgement) flow.last_progress = now;
+    flow.guest_acknowledgement = tcp.acknowledgement;
+    const std::uint32_t window = static_cast<std::uint32_t>(tcp.window)
+                                 << (tcp.has(kSyn) ? 0 : flow.window_scale);
+    flow.window_edge = tcp.acknowledgement + window;
+    while (!flow.unacknowledged.empty()) {
+      const Packet& given = inputs_[flow.unacknowledged.front()].packet;
+      if (before(tcp.acknowledgement, given.tcp.sequence + given.sequence_length())) break;
+      flow.unacknowledged.pop_front();
+      flow.fed_again = 0;
+      flow.last_progress = now;
+    }
+  }
+  if (tcp.has(kSyn)) {
+    const bool was_expected = flow.opening_expected;
+    hear_opening(now, flow, packet, actions);
+    if (flow.phase != Flow::Phase::led) return;
+    if (was_expected) {
+      ++statistics_.outputs_suppressed;
+    } else {
+      pass_on(now, flow, interface, std::move(frame), packet, checksum, actions);
+    }
+    return settle(now, flow, actions);
+  }
+  if (!flow.expected.empty() && flow.expected.front().kind == Expected::Kind::opening) {
+    // It speaks on a connection that it should have opened first. A challenge to our SYN says that
+    // it knows an older one.
+    if (packet.payload_bytes == 0 && !tcp.has(kFin)) return;
+    return diverge(now, flow, Event::connection_differs, flow.expected.front().position, 0,
+                   actions);
+  }
+  const std::uint32_t sequence = tcp.sequence + delta_of(flow);
+  if (!flow.base) flow.base = sequence;
+  const std::int64_t start = offset_of(sequence, *flow.base, flow.reproduced_to);
+  const std::int64_t end = start + static_cast<std::int64_t>(packet.payload_bytes);
+  const bool repeats =
+      packet.payload_bytes > 0 && end <= static_cast<std::int64_t>(flow.reproduced_to);
+  // Copied out: passing on translates the frame.
+  const auto payload = payload_of(frame, packet);
+  if (!compare(now, flow, start, payload, actions)) return;
+  const bool whole = end <= static_cast<std::int64_t>(flow.reproduced_to);
+  const bool end_is_new = tcp.has(kFin) && whole && !flow.end_reproduced;
+  if (end_is_new && end == static_cast<std::int64_t>(flow.reproduced_to) &&
+      !compare_end(now, flow, actions)) {
+    return;
+  }
+  const bool beyond =
+      end > static_cast<std::int64_t>(flow.released_to) || (tcp.has(kFin) && !flow.end_released);
+  const bool passes =
+      flow.expected.empty() && beyond && whole && (packet.payload_bytes > 0 || tcp.has(kFin));
+  acknowledge_what_was_sent(now, flow, repeats, actions);
+  if (passes) {
+    pass_on(now, flow, interface, std::move(frame), packet, checksum, actions);
+  } else {
+    ++statistics_.outputs_suppressed;
+  }
+  if (flow.phase == Flow::Phase::led) settle(now, flow, actions);
+}
+
+/// A SYN of the guest, bare or with ACK.
+void Replayer::hear_opening(Instant now, Flow& flow, const Packet& packet, Actions& actions) {
+  const std::uint32_t guest_base = packet.tcp.sequence + 1;
+  if (packet.tcp.window_scale) flow.window_scale = *packet.tcp.window_scale;
+  if (!flow.base) {
+    // Nobody was told of this opening: the connection is the guest's new one.
+    flow.base = guest_base;
+    return;
+  }
+  if (!flow.expected.empty() && flow.expected.front().kind == Expected::Kind::opening) {
+    Translation translation;
+    translation.sequence_delta = *flow.base - guest_base;
+    translation.guest_base = guest_base;
+    if (!translator_.set(flow.key, translation)) {
+      return diverge(now, flow, Event::too_many_translations, flow.expected.front().position, 0,
+                     actions);
+    }
+    reproduced(now, flow);
+    return;
+  }
+  if (guest_base + delta_of(flow) != *flow.base) {
+    diverge(now, flow, Event::connection_differs, LogPosition(), 0, actions);
+  }
+}
+
+/// Holds stream octets from offset `start` on against what is expected. False if the flow diverged.
+bool Replayer::compare(Instant now, Flow& flow, std::int64_t start,
+                       std::span<const std::uint8_t> octets, Actions& actions) {
+  const std::int64_t end = start + static_cast<std::int64_t>(octets.size());
+  auto place = static_cast<std::int64_t>(flow.reproduced_to);
+  if (start > place) {
+    // Octets between are missing. Those before the first record are the checkpoint's; others were
+    // lost on their way here, and the guest will send them again.
+    if (!flow.expected.empty()) {
+      place = std::clamp(static_cast<std::int64_t>(flow.expected.front().offset), place, start);
+      flow.reproduced_to = static_cast<std::uint64_t>(place);
+    }
+    if (start > place) return true;
+  }
+  while (place < end) {
+    if (flow.expected.empty()) {
+      if (flow.end_released) {
+        diverge(now, flow, Event::goes_on, LogPosition(), flow.reproduced_to, actions);
+        return false;
+      }
+      place = end;
+      flow.last_progress = now;
+      break;
+    }
+    const Expected& front = flow.expected.front();
+    if (front.kind == Expected::Kind::end) {
+      diverge(now, flow, Event::goes_on, front.position, front.offset, actions);
+      return false;
+    }
+    const auto tile_start = static_cast<std::int64_t>(front.offset);
+    const auto tile_end = tile_start + front.length;
+    if (place < tile_start) {
+      place = std::min(tile_start, end);
+      continue;
+    }
+    const std::int64_t to = std::min(tile_end, end);
+    const auto part = octets.subspan(static_cast<std::size_t>(place - start),
+                                     static_cast<std::size_t>(to - place));
+    flow.tile.insert(flow.tile.end(), part.begin(), part.end());
+    place = to;
+    if (to < tile_end) break;
+    const bool same = digest_of(flow.tile) == front.digest;
+    flow.tile.clear();
+    if (!same && config_.on_divergence == OnDivergence::reset) {
+      diverge(now, flow, Event::contents_differ, front.position, front.offset, actions);
+      return false;
+    }
+    if (!same) {
+      actions.push_back(Report{Event::contents_differ, flow.key, front.position, front.offset});
+    }
+    flow.reproduced_to = static_cast<std::uint64_t>(place);
+    reproduced(now, flow);
+  }
+  flow.reproduced_to = std::max(flow.reproduced_to, static_cast<std::uint64_t>(place));
+  return true;
+}
+
+/// A FIN right behind what was reproduced. False if the flow diverged.
+bool Replayer::compare_end(Instant now, Flow& flow, Actions& actions) {
+  if (!flow.expected.empty()) {
+    const Expected& front = flow.expected.front();
+    if (front.kind != Expected::Kind::end || front.offset != flow.reproduced_to) {
+      diverge(now, flow, Event::ended_early, front.position, flow.reproduced_to, actions);
+      return false;
+    }
+    reproduced(now, flow);
+  }
+  flow.end_reproduced = true;
+  flow.last_progress = now;
+  return true;
+}
+
+/// The front of what was expected has been said again.
+void Replayer::reproduced(Instant now, Flow& flow) {
+  outstanding_.erase(flow.expected.front().key());
+  flow.expected.pop_front();
+  flow.last_progress = now;
+  if (flow.punctual) order_progress_ = now;
+}
+
+void Replayer::hear_datagram(Instant now, Flow& flow, std::uint16_t interface, Frame frame,
+                             const Packet& packet, ChecksumState checksum, Actions& actions) {
+  const auto payload = payload_of(frame, packet);
+  const std::uint64_t digest = digest_of(payload);
+  const auto same = std::ranges::find_if(flow.expected, [&](const Expected& expected) {
+    return expected.digest == digest && expected.length == payload.size();
+  });
+  if (flow.expected.empty()) {
+    actions.push_back(ToNetwork{interface, std::move(frame), checksum});
+    return;
+  }
+  if (same != flow.expected.end()) {
+    ++statistics_.outputs_suppressed;
+    outstanding_.erase(same->key());
+    flow.expected.erase(same);
+  } else {
+    actions.push_back(Report{Event::datagram_differs, flow.key, flow.expected.front().position, 0});
+    if (config_.on_divergence == OnDivergence::tolerate) {
+      actions.push_back(ToNetwork{interface, std::move(frame), checksum});
+    } else {
+      ++statistics_.datagrams_dropped;
+    }
+    outstanding_.erase(flow.expected.front().key());
+    flow.expected.pop_front();
+  }
+  flow.last_progress = now;
+  if (flow.punctual) order_progress_ = now;
+  settle(now, flow, actions);
+}
+
+/// To the network, in the numbers that the client knows.
+void Replayer::pass_on(Instant now, Flow& flow, std::uint16_t interface, Frame frame, Packet packet,
+                       ChecksumState checksum, Actions& actions) {
+  if (!flow.has_voice && packet.tcp.timestamps && !packet.tcp.has(kRst)) {
+    flow.has_voice = true;
+    const Translation* known = translator_.find(flow.key);
+    Translation translation = known == nullptr ? Translation{} : *known;
+    const std::uint32_t seen = packet.tcp.timestamps->value + translation.timestamp_delta;
+    if (flow.timestamp && flow.base && before(seen, *flow.timestamp)) {
+      translation.timestamp_delta += *flow.timestamp - seen;
+      translation.guest_base = *flow.base - translation.sequence_delta;
+      if (!translator_.set(flow.key, translation)) {
+        return diverge(now, flow, Event::too_many_translations, LogPosition(), 0, actions);
+      }
+    }
+  }
+  translator_.to_network(now, frame, packet, checksum);
+  actions.push_back(ToNetwork{interface, std::move(frame), checksum});
+}
+
+// --- turning points ---
+
+/// Makes the flow live, or ends it, if the log has nothing more to say about it.
+void Replayer::settle(Instant now, Flow& flow, Actions& actions) {
+  if (flow.phase != Flow::Phase::led || !flow.pending.empty() || !flow.expected.empty()) return;
+  if (by_key_.at(flow.key).back() != &flow) return;  // Another incarnation follows.
+  // What the client had acknowledged it will not send again: the guest must have it.
+  if (flow.acknowledgement) {
+    for (const std::size_t index : flow.unacknowledged) {
+      const Packet& given = inputs_[index].packet;
+      if (!before(*flow.acknowledgement, given.tcp.sequence + given.sequence_length())) return;
+    }
+  }
+  // A connection that was opened and not answered is the guest's and the client's to go on with.
+  stop_leading(flow);
+  flow.last_progress = now;
+  flow.phase = Flow::Phase::live;
+  flush_due_ = true;
+  if (flow.reset_released) {
+    flow.phase = Flow::Phase::over;
+    if (flow.spoke) reset_guest(flow, flow.interface, flow.guest_acknowledgement, actions);
+  }
+}
+
+void Replayer::stop_leading(Flow& flow) {
+  if (flow.phase == Flow::Phase::led) --leading_;
+}
+
+void Replayer::forget_expected(Flow& flow) {
+  for (const Expected& expected : flow.expected) outstanding_.erase(expected.key());
+  flow.expected.clear();
+  flow.tile.clear();
+}
+
+void Replayer::open_order_if_due(Instant now, Actions& actions) {
+  if (order_open_ || cursor_ < inputs_.size() || !outstanding_.empty()) return;
+  order_open_ = true;
+  flush_due_ = true;
+  actions.push_back(Report{Event::order_complete, {}, LogPosition(), 0});
+  for (const auto& flow : flows_) {
+    if (flow->phase != Flow::Phase::led) continue;
+    flow->last_progress = now;
+    settle(now, *flow, actions);
+  }
+}
+
+void Replayer::detach(Instant now, Flow& flow) {
+  flow.punctual = false;
+  flow.last_progress = now;
+  for (const Expected& expected : flow.expected) outstanding_.erase(expected.key());
+}
+
+void Replayer::diverge(Instant now, Flow& flow, Event event, LogPosition position,
+                       std::uint64_t offset, Actions& actions) {
+  actions.push_back(Report{event, flow.key, position, offset});
+  ++statistics_.flows_diverged;
+  forget_expected(flow);
+  stop_leading(flow);
+  flow.phase = Flow::Phase::reset;
+  flow.punctual = false;
+  flow.pending.clear();
+  flow.unacknowledged.clear();
+  flush_due_ = true;
+  order_progress_ = now;
+  reset_guest(flow, flow.interface, flow.spoke ? flow.guest_acknowledgement : flow.client_next,
+              actions);
+  if (flow.base) {
+    const std::uint64_t told = flow.released_to + (flow.end_released ? 1U : 0U);
+    reset_client(flow, sequence_of(told, *flow.base), actions);
+  }
+  translator_.erase(flow.key);
+}
+
+/// As if the client had reset it. `sequence` must be what the guest expects next.
+void Replayer::reset_guest(const Flow& flow, std::uint16_t interface, std::uint32_t sequence,
+                           Actions& actions) {
+  if (!flow.tcp() || flow.guest_mac.is_zero()) return;
+  TcpSegment segment{.source_mac = flow.client_mac,
+                     .destination_mac = flow.guest_mac,
+                     .source = flow.key.client,
+                     .destination = flow.key.guest,
+                     .source_port = flow.key.client_port,
+                     .destination_port = flow.key.guest_port};
+  segment.header.flags = kRst;
+  segment.header.sequence = sequence;
+  actions.push_back(ToGuest{interface, build_tcp(segment)});
+}
+
+/// As if the guest had reset it. RFC 5961 wants `sequence` to be exactly what the client expects;
+/// where it is not, the client challenges, and the answer to that (take_client_frame) is exact.
+void Replayer::reset_client(const Flow& flow, std::uint32_t sequence, Actions& actions) {
+  if (!flow.tcp() || flow.client_mac.is_zero()) return;
+  TcpSegment segment{.source_mac = flow.guest_mac,
+                     .destination_mac = flow.client_mac,
+                     .source = flow.key.guest,
+                     .destination = flow.key.client,
+                     .source_port = flow.key.guest_port,
+                     .destination_port = flow.key.client_port};
+  segment.header.flags = kRst | kAck;
+  segment.header.sequence = sequence;
+  segment.header.acknowledgement = flow.client_next;
+  actions.push_back(ToNetwork{flow.interface, build_tcp(segment), ChecksumState::complete});
+}
+
+// --- live frames ---
+
+Replayer::Actions Replayer::on_client_frame(Instant now, std::uint16_t interface, Frame frame,
+                                            ChecksumState checksum) {
+  Actions actions;
+  Waiting waiting{interface, std::move(frame), checksum};
+  if (flush_due_) flush_waiting(now, actions);
+  if (take_client_frame(now, waiting, actions)) return actions;
+  if (waiting_bytes_ + waiting.frame.size() > config_.waiting_bytes_max) {
+    ++statistics_.waiting_dropped;
+    return actions;
+  }
+  waiting_bytes_ += waiting.frame.size();
+  waiting_.push_back(std::move(waiting));
+  return actions;
+}
+
+/// False if it has to wait.
+bool Replayer::take_client_frame(Instant now, Waiting& waiting, Actions& actions) {
+  Packet packet = parse(waiting.frame);
+  if (waiting.checksum == ChecksumState::partial) complete_checksums(waiting.frame, packet);
+  waiting.checksum = ChecksumState::complete;
+  if (packet.kind == FrameKind::not_ip || packet.kind == FrameKind::control) {
+    actions.push_back(ToGuest{waiting.interface, std::move(waiting.frame)});
+    return true;
+  }
+  Flow* flow = packet.in_a_flow() ? current(flow_of(packet, Direction::to_guest)) : nullptr;
+  const bool opens = packet.kind == FrameKind::tcp && packet.tcp.has(kSyn) && !packet.tcp.has(kAck);
+  if (flow != nullptr && flow->tcp() && flow->phase == Flow::Phase::reset) {
+    flow->interface = waiting.interface;
+    flow->client_mac = source_mac_of(waiting.frame);
+    flow->guest_mac = destination_mac_of(waiting.frame);
+    if (opens && flow->client_isn != packet.tcp.sequence) {
+      by_key_.erase(flow->key);  // A new connection: the old one has been told.
+      flow = nullptr;
+    } else {
+      flow->client_next = packet.tcp.sequence + packet.sequence_length();
+      if (!packet.tcp.has(kRst)) {
+        reset_client(*flow, packet.tcp.has(kAck) ? packet.tcp.acknowledgement : 0, actions);
+      }
+      return true;
+    }
+  }
+  if (!order_open_ || (flow != nullptr && flow->phase == Flow::Phase::led)) return false;
+  if (flow != nullptr && opens && flow->phase == Flow::Phase::over) {
+    by_key_.erase(flow->key);
+    flow = nullptr;
+  }
+  give(now, flow, waiting.interface, std::move(waiting.frame), actions);
+  return true;
+}
+
+void Replayer::flush_waiting(Instant now, Actions& actions) {
+  flush_due_ = false;
+  std::deque<Waiting> still;
+  for (Waiting& waiting : waiting_) {
+    const std::size_t bytes = waiting.frame.size();
+    if (take_client_frame(now, waiting, actions)) {
+      waiting_bytes_ -= bytes;
+    } else {
+      still.push_back(std::move(waiting));
+    }
+  }
+  waiting_ = std::move(still);
+}
+
+// --- time ---
+
+Replayer::Actions Replayer::on_tick(Instant now) {
+  Actions actions;
+  const auto elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now - budget_at_);
+  if (elapsed_ms.count() > 0) {
+    budget_ = config_.frames_per_ms *
+              static_cast<std::uint32_t>(std::min<std::int64_t>(elapsed_ms.count(), 4));
+    budget_at_ = now;
+  }
+  translator_.on_tick(now);
+  if (!replaying()) {
+    if (flush_due_) flush_waiting(now, actions);
+    return actions;
+  }
+  pump(now, actions);
+  if (!order_open_ && budget_ > 0 && now - order_progress_ >= config_.order_wait) {
+    order_waited_ += config_.order_wait;
+    order_progress_ = now;
+    const bool give_up = order_waited_ >= config_.order_wait_total;
+    Flow* in_the_way = nullptr;
+    if (!outstanding_.empty()) {
+      in_the_way = outstanding_.begin()->second;
+    }
+    if (cursor_ < inputs_.size() &&
+        (in_the_way == nullptr ||
+         outstanding_.begin()->first.first > inputs_[cursor_].position.value)) {
+      in_the_way = inputs_[cursor_].flow;
+    }
+    if (give_up) {
+      for (const auto& flow : flows_) detach(now, *flow);
+      actions.push_back(Report{Event::order_given_up, {}, LogPosition(), 0});
+    } else if (in_the_way != nullptr) {
+      detach(now, *in_the_way);
+      actions.push_back(Report{Event::not_waited_for, in_the_way->key, LogPosition(), 0});
+    }
+    pump(now, actions);
+  }
+  for (std::size_t i = 0; i < flows_.size() && leading_ > 0; ++i) {
+    Flow& flow = *flows_[i];
+    if (flow.phase != Flow::Phase::led) continue;
+    if (!flow.punctual) {
+      while (!flow.pending.empty() && budget_ > 0 &&
+             may_feed(now, flow, inputs_[flow.pending.front()])) {
+        feed(now, flow.pending.front(), actions);
+      }
+    }
+    if (flow.phase != Flow::Phase::led) continue;
+    const auto patience = config_.feed_again_after * (1U << std::min(flow.fed_again, 3U));
+    if (!flow.unacknowledged.empty() && now - flow.last_fed >= patience && budget_ > 0) {
+      const Input& input = inputs_[flow.unacknowledged.front()];
+      flow.last_fed = now;
+      ++flow.fed_again;
+      ++statistics_.fed_again;
+      --budget_;
+      // With its acknowledgement as it is: the guest has sent that much, or it had not been given.
+      give(now, &flow, input.interface, input.frame, actions);
+    }
+    if ((!flow.punctual || order_open_) && now - flow.last_progress >= config_.flow_wait) {
+      if (flow.tcp()) {
+        const LogPosition position =
+            flow.expected.empty() ? LogPosition() : flow.expected.front().position;
+        diverge(now, flow, Event::no_progress, position, flow.reproduced_to, actions);
+      } else {
+        // Replies that do not come again: the client has had them.
+        forget_expected(flow);
+        settle(now, flow, actions);
+      }
+    }
+  }
+  open_order_if_due(now, actions);
+  if (flush_due_) flush_waiting(now, actions);
+  return actions;
+}
+
+Instant Replayer::next_deadline() const {
+  if (replaying()) return budget_at_ + (budget_ == 0 ? kTickWithoutBudget : kTickWhileLeading);
+  return translator_.empty() ? kNever : budget_at_ + kTickTranslations;
+}
+
+std::string_view to_string(OnDivergence on_divergence) {
+  return on_divergence == OnDivergence::reset ? "reset" : "tolerate";
+}
+
+std::string_view to_string(Replayer::Event event) {
+  switch (event) {
+    case Replayer::Event::contents_differ:
+      return "contents_differ";
+    case Replayer::Event::ended_early:
+      return "ended_early";
+    case Replayer::Event::goes_on:
+      return "goes_on";
+    case Replayer::Event::connection_differs:
+      return "connection_differs";
+    case Replayer::Event::no_progress:
+      return "no_progress";
+    case Replayer::Event::too_many_translations:
+      return "too_many_translations";
+    case Replayer::Event::datagram_differs:
+      return "datagram_differs";
+    case Replayer::Event::not_waited_for:
+      return "not_waited_for";
+    case Replayer::Event::order_given_up:
+      return "order_given_up";
+    case Replayer::Event::order_complete:
+      return "order_complete";
+  }
+  return "unknown";
+}
+
+}  // namespace understudy::replay
