@@ -71,7 +71,8 @@ std::optional<OutputRecord> FlowTable::on_output(Instant now, const Packet& pack
   const std::int64_t start = offset_of(first, flow->sequence_base, flow->sent_to);
   const std::int64_t end = start + static_cast<std::int64_t>(payload.size());
   const auto sent_to = static_cast<std::int64_t>(flow->sent_to);
-  record.offset = flow->sent_to;
+  // A FIN that was sent counts, so that its acknowledgement is one of something sent.
+  record.offset = flow->sent_to + (flow->guest_ended ? 1U : 0U);
   if (end > sent_to) {
     const std::int64_t fresh = std::max(start, sent_to);
     const auto content = payload.subspan(static_cast<std::size_t>(fresh - start));

@@ -15,6 +15,9 @@ constexpr auto kTickWhileLeading = 5ms;
 constexpr auto kTickWithoutBudget = 1ms;
 constexpr auto kTickTranslations = 5s;
 constexpr std::uint8_t kTcp = 6;
+/// A reset may be lost, and a client that only listens would never learn: it is said so often.
+constexpr std::uint32_t kResetsRepeated = 4;
+constexpr auto kResetAgainAfter = 100ms;
 
 }  // namespace
 
@@ -89,9 +92,15 @@ struct Replayer::Flow {
   Instant last_fed;
   Instant last_progress;
   std::uint32_t fed_again = 0;
+  std::uint32_t guest_next = 0;   ///< Behind its newest octet, in its own numbers.
+  std::optional<TcpHeader> live;  ///< The newest live acknowledgement of the client, waiting.
+  bool condemned = false;         ///< It diverged; the guest still gets its inputs.
+  std::uint32_t resets_left = 0;
+  Instant next_reset{};
   bool has_voice = false;  ///< Its timestamps have been fitted to what the client knows.
 
   [[nodiscard]] bool tcp() const { return key.protocol == kTcp; }
+  [[nodiscard]] bool doomed() const { return condemned || phase == Phase::reset; }
   [[nodiscard]] std::uint64_t sent_to() const { return reproduced_to + (end_reproduced ? 1U : 0U); }
 };
 
@@ -253,7 +262,7 @@ bool Replayer::may_feed(Instant now, const Flow& flow, const Input& input) const
   if (tcp.has(kSyn) && !tcp.has(kAck)) return true;
   if (flow.opened_by_syn && !flow.spoke) return false;
   // Rule 3.
-  if (tcp.has(kAck) && flow.base) {
+  if (tcp.has(kAck) && flow.base && !flow.condemned) {
     const auto sent_to = static_cast<std::int64_t>(flow.sent_to());
     const auto beyond = [&](std::uint32_t number) {
       return offset_of(number, *flow.base, flow.reproduced_to) > sent_to;
@@ -293,7 +302,8 @@ void Replayer::feed(Instant now, std::size_t index, Actions& actions) {
   }
   flow->pending.pop_front();
   flow->last_fed = flow->last_progress = now;
-  give(now, flow, input.interface, input.frame, actions);
+  give(now, flow, input.interface, flow->condemned ? as_condemned(*flow, input) : input.frame,
+       actions);
   if (!flow->tcp()) return settle(now, *flow, actions);
   const TcpHeader& tcp = input.packet.tcp;
   if (input.packet.sequence_length() > 0) flow->unacknowledged.push_back(index);
@@ -316,6 +326,28 @@ void Replayer::feed(Instant now, std::size_t index, Actions& actions) {
   settle(now, *flow, actions);
 }
 
+/// The input's octets as a client would send them that has heard all that the guest has said.
+Frame Replayer::as_condemned(const Flow& flow, const Input& input) {
+  const TcpHeader& logged = input.packet.tcp;
+  if (logged.has(kSyn) || logged.has(kRst) || !logged.has(kAck)) return input.frame;
+  TcpSegment segment = from_client(flow);
+  segment.header = logged;
+  segment.header.sack_count = 0;
+  segment.header.acknowledgement = flow.guest_next;
+  segment.payload = payload_of(input.frame, input.packet);
+  return build_tcp(segment);
+}
+
+/// A segment of the client, addressed.
+TcpSegment Replayer::from_client(const Flow& flow) {
+  return {.source_mac = flow.client_mac,
+          .destination_mac = flow.guest_mac,
+          .source = flow.key.client,
+          .destination = flow.key.guest,
+          .source_port = flow.key.client_port,
+          .destination_port = flow.key.guest_port};
+}
+
 /// Translates a client's frame into the guest's numbers and hands it over.
 void Replayer::give(Instant now, Flow* flow, std::uint16_t interface, Frame frame,
                     Actions& actions) {
@@ -333,34 +365,32 @@ void Replayer::give(Instant now, Flow* flow, std::uint16_t interface, Frame fram
 /// and congestion control'. With `again`, the last one that was given, if there is no next one.
 void Replayer::acknowledge_what_was_sent(Instant now, Flow& flow, bool again, Actions& actions) {
   if (!flow.base || flow.phase != Flow::Phase::led) return;
-  std::optional<std::size_t> source;
-  if (!flow.pending.empty()) source = flow.pending.front();
-  const auto usable = [this](std::size_t index) {
-    const Packet& packet = inputs_[index].packet;
-    return packet.tcp.has(kAck) && !packet.tcp.has(kSyn) && !packet.tcp.has(kRst);
+  const auto usable = [](const TcpHeader& tcp) {
+    return tcp.has(kAck) && !tcp.has(kSyn) && !tcp.has(kRst);
   };
-  if (!source || !usable(*source)) source = again ? flow.last_with_ack : std::nullopt;
-  if (!source || !usable(*source)) return;
-  const Input& input = inputs_[*source];
-  const TcpHeader& logged = input.packet.tcp;
-  const std::int64_t logged_to = offset_of(logged.acknowledgement, *flow.base, flow.reproduced_to);
-  const std::int64_t to = std::min(logged_to, static_cast<std::int64_t>(flow.sent_to()));
+  std::optional<TcpHeader> said;
+  if (!flow.pending.empty()) {
+    said = inputs_[flow.pending.front()].packet.tcp;
+  } else if (flow.live) {
+    said = flow.live;
+  }
+  if ((!said || !usable(*said)) && again && flow.last_with_ack) {
+    said = inputs_[*flow.last_with_ack].packet.tcp;
+  }
+  if (!said || !usable(*said) || flow.guest_mac.is_zero()) return;
+  const std::int64_t said_to = offset_of(said->acknowledgement, *flow.base, flow.reproduced_to);
+  const std::int64_t to = std::min(said_to, static_cast<std::int64_t>(flow.sent_to()));
   if (to < 0) return;
   const auto told = static_cast<std::uint64_t>(to);
   if (told < flow.acknowledged_to || (told == flow.acknowledged_to && !again)) return;
   flow.acknowledged_to = told;
-  TcpSegment segment{.source_mac = source_mac_of(input.frame),
-                     .destination_mac = destination_mac_of(input.frame),
-                     .source = flow.key.client,
-                     .destination = flow.key.guest,
-                     .source_port = flow.key.client_port,
-                     .destination_port = flow.key.guest_port};
-  segment.header.sequence = logged.sequence;
+  TcpSegment segment = from_client(flow);
+  segment.header.sequence = said->sequence;
   segment.header.acknowledgement = sequence_of(told, *flow.base);
   segment.header.flags = kAck;
-  segment.header.window = logged.window;
-  segment.header.timestamps = logged.timestamps;
-  give(now, &flow, input.interface, build_tcp(segment), actions);
+  segment.header.window = said->window;
+  segment.header.timestamps = said->timestamps;
+  give(now, &flow, flow.interface, build_tcp(segment), actions);
 }
 
 // --- hearing the guest ---
@@ -419,6 +449,9 @@ void Replayer::hear_segment(Instant now, Flow& flow, std::uint16_t interface, Fr
     return pass_on(now, flow, interface, std::move(frame), packet, checksum, actions);
   }
   flow.interface = interface;
+  const std::uint32_t guest_next = tcp.sequence + packet.sequence_length();
+  if (!flow.spoke || before(flow.guest_next, guest_next)) flow.guest_next = guest_next;
+  if (flow.condemned) return hear_condemned(now, flow, packet, actions);
   if (tcp.timestamps) flow.guest_timestamp = tcp.timestamps->value;
   const bool all_said = flow.expected.empty();
   if (tcp.has(kRst)) {
@@ -442,21 +475,7 @@ void Replayer::hear_segment(Instant now, Flow& flow, std::uint16_t interface, Fr
   if (flow.untrackable) {
     return diverge(now, flow, Event::connection_differs, LogPosition(), 0, actions);
   }
-  flow.spoke = true;
-  if (tcp.has(kAck)) {
-    if (flow.guest_acknowledgement != tcp.acknowledgement) flow.last_progress = now;
-    flow.guest_acknowledgement = tcp.acknowledgement;
-    const std::uint32_t window = static_cast<std::uint32_t>(tcp.window)
-                                 << (tcp.has(kSyn) ? 0 : flow.window_scale);
-    flow.window_edge = tcp.acknowledgement + window;
-    while (!flow.unacknowledged.empty()) {
-      const Packet& given = inputs_[flow.unacknowledged.front()].packet;
-      if (before(tcp.acknowledgement, given.tcp.sequence + given.sequence_length())) break;
-      flow.unacknowledged.pop_front();
-      flow.fed_again = 0;
-      flow.last_progress = now;
-    }
-  }
+  hear_acknowledgement(now, flow, tcp);
   if (tcp.has(kSyn)) {
     const bool was_expected = flow.opening_expected;
     hear_opening(now, flow, packet, actions);
@@ -503,6 +522,59 @@ void Replayer::hear_segment(Instant now, Flow& flow, std::uint16_t interface, Fr
   if (flow.phase == Flow::Phase::led) settle(now, flow, actions);
 }
 
+/// What the guest says of the client's stream.
+void Replayer::hear_acknowledgement(Instant now, Flow& flow, const TcpHeader& tcp) {
+  flow.spoke = true;
+  if (tcp.timestamps) flow.guest_timestamp = tcp.timestamps->value;
+  if (!tcp.has(kAck)) return;
+  if (flow.guest_acknowledgement != tcp.acknowledgement) flow.last_progress = now;
+  flow.guest_acknowledgement = tcp.acknowledgement;
+  const std::uint32_t window = static_cast<std::uint32_t>(tcp.window)
+                               << (tcp.has(kSyn) ? 0 : flow.window_scale);
+  flow.window_edge = tcp.acknowledgement + window;
+  while (!flow.unacknowledged.empty()) {
+    const Packet& given = inputs_[flow.unacknowledged.front()].packet;
+    if (before(tcp.acknowledgement, given.tcp.sequence + given.sequence_length())) break;
+    flow.unacknowledged.pop_front();
+    flow.fed_again = 0;
+    flow.last_progress = now;
+  }
+}
+
+/// The guest speaks to a client that is not there any more: it is heard out.
+void Replayer::hear_condemned(Instant now, Flow& flow, const Packet& packet, Actions& actions) {
+  ++statistics_.outputs_suppressed;
+  if (packet.tcp.has(kRst)) {
+    stop_leading(flow);
+    flow.pending.clear();
+    flow.punctual = false;
+    flow.phase = Flow::Phase::reset;
+    return;
+  }
+  hear_acknowledgement(now, flow, packet.tcp);
+  if (packet.sequence_length() > 0) {
+    flow.last_progress = now;
+    acknowledge_all(now, flow, actions);
+  }
+}
+
+/// As a client does that has had all of it.
+void Replayer::acknowledge_all(Instant now, Flow& flow, Actions& actions) {
+  std::optional<TcpHeader> said;
+  if (!flow.pending.empty()) {
+    said = inputs_[flow.pending.front()].packet.tcp;
+  } else if (flow.last_with_ack) {
+    said = inputs_[*flow.last_with_ack].packet.tcp;
+  }
+  TcpSegment segment = from_client(flow);
+  segment.header.sequence = flow.guest_acknowledgement;
+  segment.header.acknowledgement = flow.guest_next;
+  segment.header.flags = kAck;
+  segment.header.window = said ? said->window : 0xFFFF;
+  if (said) segment.header.timestamps = said->timestamps;
+  if (!flow.guest_mac.is_zero()) give(now, &flow, flow.interface, build_tcp(segment), actions);
+}
+
 /// A SYN of the guest, bare or with ACK.
 void Replayer::hear_opening(Instant now, Flow& flow, const Packet& packet, Actions& actions) {
   const std::uint32_t guest_base = packet.tcp.sequence + 1;
@@ -545,7 +617,7 @@ bool Replayer::compare(Instant now, Flow& flow, std::int64_t start,
   while (place < end) {
     if (flow.expected.empty()) {
       if (flow.end_released) {
-        diverge(now, flow, Event::goes_on, LogPosition(), flow.reproduced_to, actions);
+        condemn(now, flow, Event::goes_on, LogPosition(), flow.reproduced_to, actions);
         return false;
       }
       place = end;
@@ -554,7 +626,7 @@ bool Replayer::compare(Instant now, Flow& flow, std::int64_t start,
     }
     const Expected& front = flow.expected.front();
     if (front.kind == Expected::Kind::end) {
-      diverge(now, flow, Event::goes_on, front.position, front.offset, actions);
+      condemn(now, flow, Event::goes_on, front.position, front.offset, actions);
       return false;
     }
     const auto tile_start = static_cast<std::int64_t>(front.offset);
@@ -572,7 +644,7 @@ bool Replayer::compare(Instant now, Flow& flow, std::int64_t start,
     const bool same = digest_of(flow.tile) == front.digest;
     flow.tile.clear();
     if (!same && config_.on_divergence == OnDivergence::reset) {
-      diverge(now, flow, Event::contents_differ, front.position, front.offset, actions);
+      condemn(now, flow, Event::contents_differ, front.position, front.offset, actions);
       return false;
     }
     if (!same) {
@@ -590,7 +662,7 @@ bool Replayer::compare_end(Instant now, Flow& flow, Actions& actions) {
   if (!flow.expected.empty()) {
     const Expected& front = flow.expected.front();
     if (front.kind != Expected::Kind::end || front.offset != flow.reproduced_to) {
-      diverge(now, flow, Event::ended_early, front.position, flow.reproduced_to, actions);
+      condemn(now, flow, Event::ended_early, front.position, flow.reproduced_to, actions);
       return false;
     }
     reproduced(now, flow);
@@ -663,6 +735,7 @@ void Replayer::pass_on(Instant now, Flow& flow, std::uint16_t interface, Frame f
 /// Makes the flow live, or ends it, if the log has nothing more to say about it.
 void Replayer::settle(Instant now, Flow& flow, Actions& actions) {
   if (flow.phase != Flow::Phase::led || !flow.pending.empty() || !flow.expected.empty()) return;
+  if (flow.condemned) return;                        // Ended by time: see on_tick.
   if (by_key_.at(flow.key).back() != &flow) return;  // Another incarnation follows.
   // What the client had acknowledged it will not send again: the guest must have it.
   if (flow.acknowledgement) {
@@ -710,37 +783,73 @@ void Replayer::detach(Instant now, Flow& flow) {
   for (const Expected& expected : flow.expected) outstanding_.erase(expected.key());
 }
 
-void Replayer::diverge(Instant now, Flow& flow, Event event, LogPosition position,
-                       std::uint64_t offset, Actions& actions) {
+void Replayer::report_divergence(Instant now, Flow& flow, Event event, LogPosition position,
+                                 std::uint64_t offset, Actions& actions) {
   actions.push_back(Report{event, flow.key, position, offset});
   ++statistics_.flows_diverged;
   forget_expected(flow);
+  order_progress_ = now;
+  flow.last_progress = now;
+  if (flow.base) {
+    const std::uint64_t told = flow.released_to + (flow.end_released ? 1U : 0U);
+    reset_client(flow, sequence_of(told, *flow.base), actions);
+    flow.resets_left = kResetsRepeated;
+    flow.next_reset = now + kResetAgainAfter;
+    resets_to_repeat_.push_back(&flow);
+  }
+  flush_due_ = true;
+}
+
+/// Resets the client, and lets the guest have the rest of its inputs.
+void Replayer::condemn(Instant now, Flow& flow, Event event, LogPosition position,
+                       std::uint64_t offset, Actions& actions) {
+  report_divergence(now, flow, event, position, offset, actions);
+  flow.condemned = true;
+  translator_.erase(flow.key);
+  acknowledge_all(now, flow, actions);
+}
+
+/// The guest has had all there was for it.
+void Replayer::end_condemned(Flow& flow, Actions& actions) {
+  stop_leading(flow);
+  flow.phase = Flow::Phase::reset;
+  flow.pending.clear();
+  flow.unacknowledged.clear();
+  flow.punctual = false;
+  flush_due_ = true;
+  reset_guest(flow, flow.interface, flow.guest_acknowledgement, actions);
+}
+
+/// Resets both sides at once.
+void Replayer::diverge(Instant now, Flow& flow, Event event, LogPosition position,
+                       std::uint64_t offset, Actions& actions) {
+  report_divergence(now, flow, event, position, offset, actions);
   stop_leading(flow);
   flow.phase = Flow::Phase::reset;
   flow.punctual = false;
   flow.pending.clear();
   flow.unacknowledged.clear();
-  flush_due_ = true;
-  order_progress_ = now;
   reset_guest(flow, flow.interface, flow.spoke ? flow.guest_acknowledgement : flow.client_next,
               actions);
-  if (flow.base) {
-    const std::uint64_t told = flow.released_to + (flow.end_released ? 1U : 0U);
-    reset_client(flow, sequence_of(told, *flow.base), actions);
-  }
   translator_.erase(flow.key);
+}
+
+void Replayer::repeat_resets(Instant now, Actions& actions) {
+  for (Flow* flow : resets_to_repeat_) {
+    if (flow->resets_left == 0 || now < flow->next_reset || !flow->base) continue;
+    --flow->resets_left;
+    flow->next_reset = now + kResetAgainAfter;
+    const std::uint64_t told = flow->released_to + (flow->end_released ? 1U : 0U);
+    reset_client(*flow, sequence_of(told, *flow->base), actions);
+  }
+  std::erase_if(resets_to_repeat_, [](const Flow* flow) { return flow->resets_left == 0; });
 }
 
 /// As if the client had reset it. `sequence` must be what the guest expects next.
 void Replayer::reset_guest(const Flow& flow, std::uint16_t interface, std::uint32_t sequence,
                            Actions& actions) {
   if (!flow.tcp() || flow.guest_mac.is_zero()) return;
-  TcpSegment segment{.source_mac = flow.client_mac,
-                     .destination_mac = flow.guest_mac,
-                     .source = flow.key.client,
-                     .destination = flow.key.guest,
-                     .source_port = flow.key.client_port,
-                     .destination_port = flow.key.guest_port};
+  TcpSegment segment = from_client(flow);
   segment.header.flags = kRst;
   segment.header.sequence = sequence;
   actions.push_back(ToGuest{interface, build_tcp(segment)});
@@ -790,20 +899,31 @@ bool Replayer::take_client_frame(Instant now, Waiting& waiting, Actions& actions
   }
   Flow* flow = packet.in_a_flow() ? current(flow_of(packet, Direction::to_guest)) : nullptr;
   const bool opens = packet.kind == FrameKind::tcp && packet.tcp.has(kSyn) && !packet.tcp.has(kAck);
-  if (flow != nullptr && flow->tcp() && flow->phase == Flow::Phase::reset) {
+  if (flow != nullptr && flow->tcp() && flow->doomed()) {
+    if (flow->condemned && flow->phase == Flow::Phase::led && opens) return false;
     flow->interface = waiting.interface;
     flow->client_mac = source_mac_of(waiting.frame);
     flow->guest_mac = destination_mac_of(waiting.frame);
     if (opens && flow->client_isn != packet.tcp.sequence) {
-      by_key_.erase(flow->key);  // A new connection: the old one has been told.
+      flow->resets_left = 0;  // A new connection: the old one has been told.
+      by_key_.erase(flow->key);
       flow = nullptr;
     } else {
       flow->client_next = packet.tcp.sequence + packet.sequence_length();
-      if (!packet.tcp.has(kRst)) {
+      if (packet.tcp.has(kRst)) {
+        flow->resets_left = 0;
+      } else {
         reset_client(*flow, packet.tcp.has(kAck) ? packet.tcp.acknowledgement : 0, actions);
       }
       return true;
     }
+  }
+  if (flow != nullptr && flow->phase == Flow::Phase::led && flow->tcp() && !opens) {
+    flow->live = packet.tcp;
+    flow->client_mac = source_mac_of(waiting.frame);
+    flow->guest_mac = destination_mac_of(waiting.frame);
+    flow->interface = waiting.interface;
+    if (flow->pending.empty()) acknowledge_what_was_sent(now, *flow, false, actions);
   }
   if (!order_open_ || (flow != nullptr && flow->phase == Flow::Phase::led)) return false;
   if (flow != nullptr && opens && flow->phase == Flow::Phase::over) {
@@ -843,6 +963,7 @@ Replayer::Actions Replayer::on_tick(Instant now) {
     if (flush_due_) flush_waiting(now, actions);
     return actions;
   }
+  repeat_resets(now, actions);
   pump(now, actions);
   if (!order_open_ && budget_ > 0 && now - order_progress_ >= config_.order_wait) {
     order_waited_ += config_.order_wait;
@@ -884,7 +1005,13 @@ Replayer::Actions Replayer::on_tick(Instant now) {
       ++statistics_.fed_again;
       --budget_;
       // With its acknowledgement as it is: the guest has sent that much, or it had not been given.
-      give(now, &flow, input.interface, input.frame, actions);
+      give(now, &flow, input.interface, flow.condemned ? as_condemned(flow, input) : input.frame,
+           actions);
+    }
+    if (flow.condemned) {
+      const bool quiet = flow.pending.empty() && now - flow.last_progress >= config_.order_wait;
+      if (quiet || now - flow.last_progress >= config_.flow_wait) end_condemned(flow, actions);
+      continue;
     }
     if ((!flow.punctual || order_open_) && now - flow.last_progress >= config_.flow_wait) {
       if (flow.tcp()) {

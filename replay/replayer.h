@@ -43,9 +43,18 @@
 // flight at the pause may be answered twice.
 //
 // Divergence, by flow: another digest, an end too early or too late, a reset, another initial
-// sequence number in the middle, no progress. `reset`: both sides get a reset, and so does whatever
-// either sends later on that connection. `tolerate`: other contents are taken as if they were the
-// same as long as positions fit; the client may then see a mixture, and has been asked for it.
+// sequence number in the middle, no progress. `reset`: the client is reset at once, and again
+// whenever it speaks on that connection. The guest is reset too, but not before it has had the rest
+// of that flow's logged inputs: what the client asked for later may have been answered, and an
+// acknowledged request must survive even where its answer cannot be told again. For that the
+// replayer plays the client: it acknowledges whatever the guest says (the flow is *condemned*).
+// `tolerate`: other contents are taken as if they were the same as long as positions fit; the
+// client may then see a mixture, and has been asked for it.
+//
+// Acknowledgements may be missing at the end of the log: the client has heard more than its last
+// logged segment says. Then those of its live frames count, cut down in the same way, while the
+// frames themselves wait; and what the guest repeats, having said it before under comparison,
+// passes to the client, who may have lost it on the way.
 //
 // Awkward cases:
 //  · A connection opened after the checkpoint: its SYN is given again, the guest answers with
@@ -158,7 +167,9 @@ class Replayer {
   [[nodiscard]] Instant next_deadline() const;
 
   /// Whether any flow is still being led. Afterwards the replayer only translates.
-  [[nodiscard]] bool replaying() const { return leading_ > 0 || !order_open_; }
+  [[nodiscard]] bool replaying() const {
+    return leading_ > 0 || !order_open_ || !resets_to_repeat_.empty();
+  }
   /// What is in force: for marks of the next protection.
   [[nodiscard]] const Translator& translator() const { return translator_; }
 
@@ -215,6 +226,15 @@ class Replayer {
   void forget_expected(Flow& flow);
   void diverge(Instant now, Flow& flow, Event event, LogPosition position, std::uint64_t offset,
                Actions& actions);
+  void condemn(Instant now, Flow& flow, Event event, LogPosition position, std::uint64_t offset,
+               Actions& actions);
+  void end_condemned(Flow& flow, Actions& actions);
+  void report_divergence(Instant now, Flow& flow, Event event, LogPosition position,
+                         std::uint64_t offset, Actions& actions);
+  void repeat_resets(Instant now, Actions& actions);
+  void hear_condemned(Instant now, Flow& flow, const Packet& packet, Actions& actions);
+  void hear_acknowledgement(Instant now, Flow& flow, const TcpHeader& tcp);
+  void acknowledge_all(Instant now, Flow& flow, Actions& actions);
   void stop_leading(Flow& flow);
   void reset_guest(const Flow& flow, std::uint16_t interface, std::uint32_t sequence,
                    Actions& actions);
@@ -222,6 +242,8 @@ class Replayer {
   void flush_waiting(Instant now, Actions& actions);
   bool take_client_frame(Instant now, Waiting& waiting, Actions& actions);
 
+  static TcpSegment from_client(const Flow& flow);
+  static Frame as_condemned(const Flow& flow, const Input& input);
   [[nodiscard]] Flow* current(const FlowKey& key) const;
   [[nodiscard]] std::uint32_t delta_of(const Flow& flow) const;
 
@@ -235,6 +257,8 @@ class Replayer {
   std::unordered_map<FlowKey, std::deque<Flow*>, FlowKeyHash> by_key_;
   /// What flows that are waited for have yet to say, by position (and 1 for a FIN behind octets).
   std::map<std::pair<std::uint64_t, int>, Flow*> outstanding_;
+  /// Flows whose clients may not have had their reset yet.
+  std::vector<Flow*> resets_to_repeat_;
   std::deque<Waiting> waiting_;
   std::size_t waiting_bytes_ = 0;
   std::size_t leading_ = 0;

@@ -60,6 +60,7 @@ class Connection {
   void end() { ending_ = true; }
   /// What has arrived in order since the last call.
   std::string read() { return std::exchange(readable_, {}); }
+  [[nodiscard]] bool has_news() const { return !readable_.empty() || peer_ended(); }
   [[nodiscard]] bool peer_ended() const { return peer_ended_ && !answering(); }
   [[nodiscard]] State state() const { return state_; }
   [[nodiscard]] bool ended() const {
@@ -175,7 +176,16 @@ class Connection {
 
   void on_answer(Milliseconds now, const Packet& packet, std::vector<Frame>& out) {
     const TcpHeader& tcp = packet.tcp;
-    if (!tcp.has(kAck) || tcp.acknowledgement != base_) return;
+    if (!tcp.has(kAck)) return;
+    if (tcp.acknowledgement != base_) {
+      // An older connection on these ports: whoever still has it is told (RFC 9293, 3.10.7.3).
+      if (tcp.has(kRst)) return;
+      TcpSegment segment = between();
+      segment.header.flags = kRst;
+      segment.header.sequence = tcp.acknowledgement;
+      out.push_back(build_tcp(segment));
+      return;
+    }
     if (tcp.has(kRst)) {
       state_ = State::reset;
       return;
