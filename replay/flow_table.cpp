@@ -84,7 +84,8 @@ std::optional<OutputRecord> FlowTable::on_output(Instant now, const Packet& pack
   record.sequence_base = flow->sequence_base;
   if (opens) record.flags |= OutputRecord::opens;
   if (tcp.has(kFin)) {
-    record.flags |= OutputRecord::ends;
+    // A repeated FIN ends nothing that had not ended.
+    if (!flow->guest_ended) record.flags |= OutputRecord::ends;
     flow->guest_ended = true;
   }
   if (tcp.has(kRst)) {

@@ -64,7 +64,7 @@ struct InputRecord {
 struct OutputRecord {
   enum Flags : std::uint16_t {
     opens = 1,             ///< It carries SYN: `sequence_base` is its sequence number plus 1.
-    ends = 2,              ///< It carries FIN, at offset + length.
+    ends = 2,              ///< It carries FIN for the first time, at offset + length.
     resets = 4,            ///< It carries RST.
     acknowledges = 8,      ///< `acknowledgement` is meaningful.
     has_timestamp = 16,    ///< `timestamp` is meaningful.

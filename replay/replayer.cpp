@@ -9,8 +9,9 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// Octets that a guest whose window is not known yet may be given at once.
+/// Octets that a guest whose window, or its scale, is not known may be given at once.
 constexpr std::uint32_t kFirstWindow = 14'600;
+constexpr auto kWindowPatience = 20ms;
 constexpr auto kTickWhileLeading = 5ms;
 constexpr auto kTickWithoutBudget = 1ms;
 constexpr auto kTickTranslations = 5s;
@@ -72,7 +73,7 @@ struct Replayer::Flow {
   std::optional<std::uint32_t> client_isn;
   std::optional<std::uint32_t> acknowledgement;  ///< The highest that was released.
   std::optional<std::uint32_t> timestamp;        ///< The newest that was released.
-  std::uint8_t window_scale = 0;
+  std::optional<std::uint8_t> window_scale;
   std::uint16_t interface = 0;
   MacAddress guest_mac;
   MacAddress client_mac;
@@ -90,6 +91,7 @@ struct Replayer::Flow {
   std::optional<std::size_t> last_with_ack;  ///< The newest input given that acknowledges.
   std::uint64_t acknowledged_to = 0;         ///< Stream offset that the guest was told of.
   Instant last_fed;
+  Instant last_fed_again{};
   Instant last_progress;
   std::uint32_t fed_again = 0;
   std::uint32_t guest_next = 0;   ///< Behind its newest octet, in its own numbers.
@@ -262,21 +264,19 @@ bool Replayer::may_feed(Instant now, const Flow& flow, const Input& input) const
   if (tcp.has(kSyn) && !tcp.has(kAck)) return true;
   if (flow.opened_by_syn && !flow.spoke) return false;
   // Rule 3.
-  if (tcp.has(kAck) && flow.base && !flow.condemned) {
-    const auto sent_to = static_cast<std::int64_t>(flow.sent_to());
-    const auto beyond = [&](std::uint32_t number) {
-      return offset_of(number, *flow.base, flow.reproduced_to) > sent_to;
-    };
-    if (beyond(tcp.acknowledgement)) return false;
-    for (std::size_t i = 0; i < tcp.sack_count; ++i) {
-      if (beyond(tcp.sack[i].right)) return false;
-    }
+  if (tcp.has(kAck) && flow.base && !flow.condemned &&
+      offset_of(tcp.acknowledgement, *flow.base, flow.reproduced_to) >
+          static_cast<std::int64_t>(flow.sent_to())) {
+    return false;
   }
-  // Rule 4. A window that does not open, or whose scale we do not know, is tried from time to time.
-  if (input.packet.payload_bytes == 0) return true;
-  if (flow.unacknowledged.empty() && now - flow.last_fed >= config_.feed_again_after) return true;
+  // Rule 4.
+  if (input.packet.payload_bytes == 0 || now - flow.last_fed >= kWindowPatience) return true;
   const std::uint32_t end = tcp.sequence + input.packet.sequence_length();
-  if (flow.spoke) return !before(flow.window_edge, end);
+  if (flow.spoke) {
+    const std::uint32_t edge =
+        flow.window_scale ? flow.window_edge : flow.guest_acknowledgement + kFirstWindow;
+    return !before(edge, end);
+  }
   if (flow.unacknowledged.empty()) return true;
   return end - inputs_[flow.unacknowledged.front()].packet.tcp.sequence <= kFirstWindow;
 }
@@ -302,8 +302,7 @@ void Replayer::feed(Instant now, std::size_t index, Actions& actions) {
   }
   flow->pending.pop_front();
   flow->last_fed = flow->last_progress = now;
-  give(now, flow, input.interface, flow->condemned ? as_condemned(*flow, input) : input.frame,
-       actions);
+  give(now, flow, input.interface, as_given(*flow, input), actions);
   if (!flow->tcp()) return settle(now, *flow, actions);
   const TcpHeader& tcp = input.packet.tcp;
   if (input.packet.sequence_length() > 0) flow->unacknowledged.push_back(index);
@@ -326,14 +325,21 @@ void Replayer::feed(Instant now, std::size_t index, Actions& actions) {
   settle(now, *flow, actions);
 }
 
-/// The input's octets as a client would send them that has heard all that the guest has said.
-Frame Replayer::as_condemned(const Flow& flow, const Input& input) {
+/// The input as the guest can take it now.
+Frame Replayer::as_given(const Flow& flow, const Input& input) {
   const TcpHeader& logged = input.packet.tcp;
-  if (logged.has(kSyn) || logged.has(kRst) || !logged.has(kAck)) return input.frame;
+  if (!flow.tcp() || logged.has(kSyn) || logged.has(kRst) || !logged.has(kAck)) return input.frame;
+  bool rebuilt = flow.condemned;
+  for (std::size_t i = 0; i < logged.sack_count && flow.base; ++i) {
+    rebuilt |= offset_of(logged.sack[i].right, *flow.base, flow.reproduced_to) >
+               static_cast<std::int64_t>(flow.sent_to());
+  }
+  if (!rebuilt) return input.frame;
   TcpSegment segment = from_client(flow);
   segment.header = logged;
   segment.header.sack_count = 0;
-  segment.header.acknowledgement = flow.guest_next;
+  // A condemned flow's client has heard all that the guest has said.
+  if (flow.condemned) segment.header.acknowledgement = flow.guest_next;
   segment.payload = payload_of(input.frame, input.packet);
   return build_tcp(segment);
 }
@@ -530,12 +536,13 @@ void Replayer::hear_acknowledgement(Instant now, Flow& flow, const TcpHeader& tc
   if (flow.guest_acknowledgement != tcp.acknowledgement) flow.last_progress = now;
   flow.guest_acknowledgement = tcp.acknowledgement;
   const std::uint32_t window = static_cast<std::uint32_t>(tcp.window)
-                               << (tcp.has(kSyn) ? 0 : flow.window_scale);
+                               << (tcp.has(kSyn) ? 0 : flow.window_scale.value_or(0));
   flow.window_edge = tcp.acknowledgement + window;
-  while (!flow.unacknowledged.empty()) {
-    const Packet& given = inputs_[flow.unacknowledged.front()].packet;
-    if (before(tcp.acknowledgement, given.tcp.sequence + given.sequence_length())) break;
-    flow.unacknowledged.pop_front();
+  const std::size_t acknowledged = std::erase_if(flow.unacknowledged, [&](std::size_t index) {
+    const Packet& given = inputs_[index].packet;
+    return !before(tcp.acknowledgement, given.tcp.sequence + given.sequence_length());
+  });
+  if (acknowledged > 0) {
     flow.fed_again = 0;
     flow.last_progress = now;
   }
@@ -578,7 +585,7 @@ void Replayer::acknowledge_all(Instant now, Flow& flow, Actions& actions) {
 /// A SYN of the guest, bare or with ACK.
 void Replayer::hear_opening(Instant now, Flow& flow, const Packet& packet, Actions& actions) {
   const std::uint32_t guest_base = packet.tcp.sequence + 1;
-  if (packet.tcp.window_scale) flow.window_scale = *packet.tcp.window_scale;
+  flow.window_scale = packet.tcp.window_scale.value_or(0);
   if (!flow.base) {
     // Nobody was told of this opening: the connection is the guest's new one.
     flow.base = guest_base;
@@ -998,15 +1005,19 @@ Replayer::Actions Replayer::on_tick(Instant now) {
     }
     if (flow.phase != Flow::Phase::led) continue;
     const auto patience = config_.feed_again_after * (1U << std::min(flow.fed_again, 3U));
-    if (!flow.unacknowledged.empty() && now - flow.last_fed >= patience && budget_ > 0) {
-      const Input& input = inputs_[flow.unacknowledged.front()];
-      flow.last_fed = now;
+    if (!flow.unacknowledged.empty() && now - flow.last_fed >= patience &&
+        now - flow.last_fed_again >= patience && budget_ > 0) {
+      // What stands first in the client's stream is what the guest waits for.
+      const std::size_t first = *std::ranges::min_element(
+          flow.unacknowledged, before,
+          [this](std::size_t index) { return inputs_[index].packet.tcp.sequence; });
+      const Input& input = inputs_[first];
+      flow.last_fed_again = now;
       ++flow.fed_again;
       ++statistics_.fed_again;
       --budget_;
       // With its acknowledgement as it is: the guest has sent that much, or it had not been given.
-      give(now, &flow, input.interface, flow.condemned ? as_condemned(flow, input) : input.frame,
-           actions);
+      give(now, &flow, input.interface, as_given(flow, input), actions);
     }
     if (flow.condemned) {
       const bool quiet = flow.pending.empty() && now - flow.last_progress >= config_.order_wait;
@@ -1017,6 +1028,24 @@ Replayer::Actions Replayer::on_tick(Instant now) {
       if (flow.tcp()) {
         const LogPosition position =
             flow.expected.empty() ? LogPosition() : flow.expected.front().position;
+        if (getenv("STUCK"))
+          fmt::print(
+              "STUCK pending {} expected {} unack {} repro {} released {} edge {} ack {} unack0 {} "
+              "punctual {} acked_to {} live {} head {} kind {}\n",
+              flow.pending.size(), flow.expected.size(), flow.unacknowledged.size(),
+              flow.reproduced_to, flow.released_to, flow.window_edge - flow.guest_acknowledgement,
+              flow.acknowledgement ? int(*flow.acknowledgement - flow.guest_acknowledgement) : -1,
+              flow.unacknowledged.empty()
+                  ? -1
+                  : int(inputs_[flow.unacknowledged.front()].packet.tcp.sequence -
+                        flow.guest_acknowledgement),
+              flow.punctual, flow.acknowledged_to,
+              flow.live ? int(flow.live->acknowledgement - *flow.base) : -1,
+              flow.pending.empty() || !flow.base
+                  ? -1
+                  : offset_of(inputs_[flow.pending.front()].packet.tcp.acknowledgement, *flow.base,
+                              flow.reproduced_to),
+              flow.expected.empty() ? -1 : int(flow.expected.front().kind));
         diverge(now, flow, Event::no_progress, position, flow.reproduced_to, actions);
       } else {
         // Replies that do not come again: the client has had them.

@@ -12,10 +12,12 @@
 //  1. It is the next one of its flow.
 //  2. *Order.* Every output that stands before it in the log has been made again, of whatever flow:
 //     a request that was sent after another one's answer was seen must be served after it.
-//  3. It acknowledges (and SACKs) nothing that the guest has not sent again: TCP would drop it.
+//  3. It acknowledges nothing that the guest has not sent again: TCP would drop it. (SACK blocks of
+//     such octets are taken out: they are advice.)
 //  4. It fits into the window that the guest offers: the guest would drop it, and its client, which
 //     had it acknowledged the first time, will never send it again. For the same reason whatever
-//     takes sequence space is given again until the guest acknowledges it.
+//     takes sequence space is given again until the guest acknowledges it. (A segment may have been
+//     beyond the window the first time, too: after `kWindowPatience` without progress it is given.)
 //
 // Rule 3 and congestion control: the restored guest may send in smaller steps than the first time,
 // and then waits for an acknowledgement of its step, which is not in the log. It gets one: the next
@@ -243,7 +245,7 @@ class Replayer {
   bool take_client_frame(Instant now, Waiting& waiting, Actions& actions);
 
   static TcpSegment from_client(const Flow& flow);
-  static Frame as_condemned(const Flow& flow, const Input& input);
+  static Frame as_given(const Flow& flow, const Input& input);
   [[nodiscard]] Flow* current(const FlowKey& key) const;
   [[nodiscard]] std::uint32_t delta_of(const Flow& flow) const;
 
