@@ -86,7 +86,7 @@ struct Replayer::Flow {
   std::vector<std::uint8_t> tile;  ///< Octets of the front of `expected` so far.
   std::uint32_t guest_acknowledgement = 0;
   std::uint32_t window_edge = 0;
-  std::optional<std::uint32_t> guest_timestamp;
+  std::optional<TcpTimestamps> guest_clock;  ///< What its newest segment says.
   std::deque<std::size_t> unacknowledged;    ///< Given, taking sequence space, not acknowledged.
   std::optional<std::size_t> last_with_ack;  ///< The newest input given that acknowledges.
   std::uint64_t acknowledged_to = 0;         ///< Stream offset that the guest was told of.
@@ -94,7 +94,9 @@ struct Replayer::Flow {
   Instant last_fed_again{};
   Instant last_progress;
   std::uint32_t fed_again = 0;
-  std::uint32_t guest_next = 0;   ///< Behind its newest octet, in its own numbers.
+  std::uint32_t guest_next = 0;  ///< Behind its newest octet, in its own numbers.
+  /// The highest acknowledgement of the client in the log.
+  std::optional<std::uint32_t> heard_by_client;
   std::optional<TcpHeader> live;  ///< The newest live acknowledgement of the client, waiting.
   bool condemned = false;         ///< It diverged; the guest still gets its inputs.
   std::uint32_t resets_left = 0;
@@ -165,6 +167,10 @@ Replayer::Flow* Replayer::flow_for_input(Instant now, const FlowKey& key, const 
   }
   const std::uint32_t end = tcp.sequence + packet.sequence_length();
   if (flow->pending.empty() || before(flow->client_next, end)) flow->client_next = end;
+  if (tcp.has(kAck) && !tcp.has(kSyn) && !tcp.has(kRst) &&
+      (!flow->heard_by_client || before(*flow->heard_by_client, tcp.acknowledgement))) {
+    flow->heard_by_client = tcp.acknowledgement;
+  }
   return flow;
 }
 
@@ -359,43 +365,64 @@ void Replayer::give(Instant now, Flow* flow, std::uint16_t interface, Frame fram
                     Actions& actions) {
   Packet packet = parse(frame);
   translator_.to_guest(now, frame, packet, ChecksumState::complete);
-  if (flow != nullptr && flow->guest_timestamp && packet.tcp.timestamps && packet.tcp.has(kAck) &&
-      before(*flow->guest_timestamp, packet.tcp.timestamps->echo)) {
-    TcpEditor(frame, packet, ChecksumState::complete)
-        .set_timestamps({packet.tcp.timestamps->value, *flow->guest_timestamp});
+  if (flow != nullptr && flow->phase == Flow::Phase::led && flow->guest_clock &&
+      packet.tcp.timestamps && packet.tcp.has(kAck)) {
+    // The guest can have heard no echo of a time that it has not reached again. And what it is
+    // given again, or in another order than before, must not look old to it (RFC 7323, section 5).
+    const TcpTimestamps known = *flow->guest_clock;
+    TcpTimestamps given = *packet.tcp.timestamps;
+    if (before(known.value, given.echo)) given.echo = known.value;
+    if (before(given.value, known.echo)) given.value = known.echo;
+    if (given != *packet.tcp.timestamps) {
+      TcpEditor(frame, packet, ChecksumState::complete).set_timestamps(given);
+    }
   }
   actions.push_back(ToGuest{interface, std::move(frame)});
 }
 
-/// Gives the flow's next logged acknowledgement, cut down to what the guest has sent: see 'Rule 3
-/// and congestion control'. With `again`, the last one that was given, if there is no next one.
-void Replayer::acknowledge_what_was_sent(Instant now, Flow& flow, bool again, Actions& actions) {
-  if (!flow.base || flow.phase != Flow::Phase::led) return;
+/// What the client would say about its window and clock at this point of the story.
+std::optional<TcpHeader> Replayer::manner_of(const Flow& flow) const {
   const auto usable = [](const TcpHeader& tcp) {
     return tcp.has(kAck) && !tcp.has(kSyn) && !tcp.has(kRst);
   };
-  std::optional<TcpHeader> said;
-  if (!flow.pending.empty()) {
-    said = inputs_[flow.pending.front()].packet.tcp;
-  } else if (flow.live) {
-    said = flow.live;
+  // Not a later one's clock: the guest would take those before it for old duplicates.
+  if (!flow.pending.empty() && usable(inputs_[flow.pending.front()].packet.tcp)) {
+    return inputs_[flow.pending.front()].packet.tcp;
   }
-  if ((!said || !usable(*said)) && again && flow.last_with_ack) {
-    said = inputs_[*flow.last_with_ack].packet.tcp;
+  if (flow.pending.empty() && flow.live && usable(*flow.live)) return flow.live;
+  if (flow.last_with_ack) return inputs_[*flow.last_with_ack].packet.tcp;
+  return std::nullopt;
+}
+
+/// The timestamps of a segment that the client never sent: they move nothing.
+std::optional<TcpTimestamps> Replayer::clock_for(const Flow& flow, const TcpHeader& manner) {
+  if (!manner.timestamps || !flow.guest_clock) return manner.timestamps;
+  return TcpTimestamps{flow.guest_clock->echo, flow.guest_clock->value};
+}
+
+/// Gives the highest acknowledgement that the client is known to have given, in the log or live,
+/// cut down to what the guest has sent: see 'Rule 3 and congestion control'. With `again`, also one
+/// that it has had, because it may have been lost.
+void Replayer::acknowledge_what_was_sent(Instant now, Flow& flow, bool again, Actions& actions) {
+  if (!flow.base || flow.phase != Flow::Phase::led || !flow.spoke || flow.guest_mac.is_zero())
+    return;
+  std::int64_t to = -1;
+  if (flow.heard_by_client) to = offset_of(*flow.heard_by_client, *flow.base, flow.reproduced_to);
+  if (flow.live) {
+    to = std::max(to, offset_of(flow.live->acknowledgement, *flow.base, flow.reproduced_to));
   }
-  if (!said || !usable(*said) || flow.guest_mac.is_zero()) return;
-  const std::int64_t said_to = offset_of(said->acknowledgement, *flow.base, flow.reproduced_to);
-  const std::int64_t to = std::min(said_to, static_cast<std::int64_t>(flow.sent_to()));
-  if (to < 0) return;
+  to = std::min(to, static_cast<std::int64_t>(flow.sent_to()));
+  const std::optional<TcpHeader> manner = manner_of(flow);
+  if (to < 0 || !manner) return;
   const auto told = static_cast<std::uint64_t>(to);
   if (told < flow.acknowledged_to || (told == flow.acknowledged_to && !again)) return;
   flow.acknowledged_to = told;
   TcpSegment segment = from_client(flow);
-  segment.header.sequence = said->sequence;
+  segment.header.sequence = flow.guest_acknowledgement;
   segment.header.acknowledgement = sequence_of(told, *flow.base);
   segment.header.flags = kAck;
-  segment.header.window = said->window;
-  segment.header.timestamps = said->timestamps;
+  segment.header.window = manner->window;
+  segment.header.timestamps = clock_for(flow, *manner);
   give(now, &flow, flow.interface, build_tcp(segment), actions);
 }
 
@@ -458,7 +485,7 @@ void Replayer::hear_segment(Instant now, Flow& flow, std::uint16_t interface, Fr
   const std::uint32_t guest_next = tcp.sequence + packet.sequence_length();
   if (!flow.spoke || before(flow.guest_next, guest_next)) flow.guest_next = guest_next;
   if (flow.condemned) return hear_condemned(now, flow, packet, actions);
-  if (tcp.timestamps) flow.guest_timestamp = tcp.timestamps->value;
+  if (tcp.timestamps) flow.guest_clock = tcp.timestamps;
   const bool all_said = flow.expected.empty();
   if (tcp.has(kRst)) {
     if (!all_said && !flow.reset_released) {
@@ -517,8 +544,9 @@ void Replayer::hear_segment(Instant now, Flow& flow, std::uint16_t interface, Fr
   }
   const bool beyond =
       end > static_cast<std::int64_t>(flow.released_to) || (tcp.has(kFin) && !flow.end_released);
-  const bool passes =
-      flow.expected.empty() && beyond && whole && (packet.payload_bytes > 0 || tcp.has(kFin));
+  // What is said a second time was compared the first time.
+  const bool passes = whole && (packet.payload_bytes > 0 || tcp.has(kFin)) &&
+                      ((flow.expected.empty() && beyond) || (repeats && flow.pending.empty()));
   acknowledge_what_was_sent(now, flow, repeats, actions);
   if (passes) {
     pass_on(now, flow, interface, std::move(frame), packet, checksum, actions);
@@ -531,7 +559,7 @@ void Replayer::hear_segment(Instant now, Flow& flow, std::uint16_t interface, Fr
 /// What the guest says of the client's stream.
 void Replayer::hear_acknowledgement(Instant now, Flow& flow, const TcpHeader& tcp) {
   flow.spoke = true;
-  if (tcp.timestamps) flow.guest_timestamp = tcp.timestamps->value;
+  if (tcp.timestamps) flow.guest_clock = tcp.timestamps;
   if (!tcp.has(kAck)) return;
   if (flow.guest_acknowledgement != tcp.acknowledgement) flow.last_progress = now;
   flow.guest_acknowledgement = tcp.acknowledgement;
@@ -567,19 +595,15 @@ void Replayer::hear_condemned(Instant now, Flow& flow, const Packet& packet, Act
 
 /// As a client does that has had all of it.
 void Replayer::acknowledge_all(Instant now, Flow& flow, Actions& actions) {
-  std::optional<TcpHeader> said;
-  if (!flow.pending.empty()) {
-    said = inputs_[flow.pending.front()].packet.tcp;
-  } else if (flow.last_with_ack) {
-    said = inputs_[*flow.last_with_ack].packet.tcp;
-  }
+  if (flow.guest_mac.is_zero()) return;
+  const std::optional<TcpHeader> manner = manner_of(flow);
   TcpSegment segment = from_client(flow);
   segment.header.sequence = flow.guest_acknowledgement;
   segment.header.acknowledgement = flow.guest_next;
   segment.header.flags = kAck;
-  segment.header.window = said ? said->window : 0xFFFF;
-  if (said) segment.header.timestamps = said->timestamps;
-  if (!flow.guest_mac.is_zero()) give(now, &flow, flow.interface, build_tcp(segment), actions);
+  segment.header.window = manner ? manner->window : 0xFFFF;
+  if (manner) segment.header.timestamps = clock_for(flow, *manner);
+  give(now, &flow, flow.interface, build_tcp(segment), actions);
 }
 
 /// A SYN of the guest, bare or with ACK.
@@ -717,22 +741,24 @@ void Replayer::hear_datagram(Instant now, Flow& flow, std::uint16_t interface, F
   settle(now, flow, actions);
 }
 
+/// From now on the flow may speak: its clock must not be behind what the client has seen. False if
+/// it diverged for want of room.
+bool Replayer::give_voice(Instant now, Flow& flow, Actions& actions) {
+  if (flow.has_voice || !flow.timestamp || !flow.base) return true;
+  flow.has_voice = true;
+  const Translation* known = translator_.find(flow.key);
+  Translation translation = known == nullptr ? Translation{} : *known;
+  translation.guest_base = *flow.base - translation.sequence_delta;
+  translation.timestamp_floor = flow.timestamp;
+  if (translator_.set(flow.key, translation)) return true;
+  diverge(now, flow, Event::too_many_translations, LogPosition(), 0, actions);
+  return false;
+}
+
 /// To the network, in the numbers that the client knows.
 void Replayer::pass_on(Instant now, Flow& flow, std::uint16_t interface, Frame frame, Packet packet,
                        ChecksumState checksum, Actions& actions) {
-  if (!flow.has_voice && packet.tcp.timestamps && !packet.tcp.has(kRst)) {
-    flow.has_voice = true;
-    const Translation* known = translator_.find(flow.key);
-    Translation translation = known == nullptr ? Translation{} : *known;
-    const std::uint32_t seen = packet.tcp.timestamps->value + translation.timestamp_delta;
-    if (flow.timestamp && flow.base && before(seen, *flow.timestamp)) {
-      translation.timestamp_delta += *flow.timestamp - seen;
-      translation.guest_base = *flow.base - translation.sequence_delta;
-      if (!translator_.set(flow.key, translation)) {
-        return diverge(now, flow, Event::too_many_translations, LogPosition(), 0, actions);
-      }
-    }
-  }
+  if (!give_voice(now, flow, actions)) return;
   translator_.to_network(now, frame, packet, checksum);
   actions.push_back(ToNetwork{interface, std::move(frame), checksum});
 }
@@ -751,6 +777,7 @@ void Replayer::settle(Instant now, Flow& flow, Actions& actions) {
       if (!before(*flow.acknowledgement, given.tcp.sequence + given.sequence_length())) return;
     }
   }
+  if (flow.tcp() && !give_voice(now, flow, actions)) return;
   // A connection that was opened and not answered is the guest's and the client's to go on with.
   stop_leading(flow);
   flow.last_progress = now;
@@ -926,11 +953,11 @@ bool Replayer::take_client_frame(Instant now, Waiting& waiting, Actions& actions
     }
   }
   if (flow != nullptr && flow->phase == Flow::Phase::led && flow->tcp() && !opens) {
-    flow->live = packet.tcp;
+    if (packet.tcp.has(kAck) && !packet.tcp.has(kRst)) flow->live = packet.tcp;
     flow->client_mac = source_mac_of(waiting.frame);
     flow->guest_mac = destination_mac_of(waiting.frame);
     flow->interface = waiting.interface;
-    if (flow->pending.empty()) acknowledge_what_was_sent(now, *flow, false, actions);
+    acknowledge_what_was_sent(now, *flow, false, actions);
   }
   if (!order_open_ || (flow != nullptr && flow->phase == Flow::Phase::led)) return false;
   if (flow != nullptr && opens && flow->phase == Flow::Phase::over) {
@@ -1028,24 +1055,6 @@ Replayer::Actions Replayer::on_tick(Instant now) {
       if (flow.tcp()) {
         const LogPosition position =
             flow.expected.empty() ? LogPosition() : flow.expected.front().position;
-        if (getenv("STUCK"))
-          fmt::print(
-              "STUCK pending {} expected {} unack {} repro {} released {} edge {} ack {} unack0 {} "
-              "punctual {} acked_to {} live {} head {} kind {}\n",
-              flow.pending.size(), flow.expected.size(), flow.unacknowledged.size(),
-              flow.reproduced_to, flow.released_to, flow.window_edge - flow.guest_acknowledgement,
-              flow.acknowledgement ? int(*flow.acknowledgement - flow.guest_acknowledgement) : -1,
-              flow.unacknowledged.empty()
-                  ? -1
-                  : int(inputs_[flow.unacknowledged.front()].packet.tcp.sequence -
-                        flow.guest_acknowledgement),
-              flow.punctual, flow.acknowledged_to,
-              flow.live ? int(flow.live->acknowledgement - *flow.base) : -1,
-              flow.pending.empty() || !flow.base
-                  ? -1
-                  : offset_of(inputs_[flow.pending.front()].packet.tcp.acknowledgement, *flow.base,
-                              flow.reproduced_to),
-              flow.expected.empty() ? -1 : int(flow.expected.front().kind));
         diverge(now, flow, Event::no_progress, position, flow.reproduced_to, actions);
       } else {
         // Replies that do not come again: the client has had them.

@@ -20,8 +20,9 @@
 //     beyond the window the first time, too: after `kWindowPatience` without progress it is given.)
 //
 // Rule 3 and congestion control: the restored guest may send in smaller steps than the first time,
-// and then waits for an acknowledgement of its step, which is not in the log. It gets one: the next
-// logged acknowledgement, cut down to what the guest has sent. The client did acknowledge that.
+// and then waits for an acknowledgement of its step, which is not in the log. It gets one: the
+// highest acknowledgement in the log, cut down to what the guest has sent. The client did
+// acknowledge that.
 //
 // Limits in time, so that no flow can block another one:
 //  · Nothing moves for `order_wait`: the flow that is waited for is *not waited for any more* (rule
@@ -67,7 +68,8 @@
 //  · A SYN in flight at the pause that the guest has had: it answers with an acknowledgement; that
 //    opens as well.
 //  · Ports used again within the log: one incarnation after the other.
-//  · Echoed timestamps of the future (the guest's clock has gone back) become the guest's newest.
+//  · Echoed timestamps of the future (the guest's clock has gone back) become the guest's newest;
+//    what it is given again must not look old to it.
 //  · Octets that the guest had sent before the pause: known by the checkpoint, not compared.
 //  · Hostile logs: any records are replayed without harm to ourselves; see the fuzz target.
 //
@@ -219,6 +221,7 @@ class Replayer {
                      const Packet& packet, ChecksumState checksum, Actions& actions);
   void pass_on(Instant now, Flow& flow, std::uint16_t interface, Frame frame, Packet packet,
                ChecksumState checksum, Actions& actions);
+  bool give_voice(Instant now, Flow& flow, Actions& actions);
   void reproduced(Instant now, Flow& flow);
 
   // Turning points.
@@ -244,6 +247,8 @@ class Replayer {
   void flush_waiting(Instant now, Actions& actions);
   bool take_client_frame(Instant now, Waiting& waiting, Actions& actions);
 
+  [[nodiscard]] std::optional<TcpHeader> manner_of(const Flow& flow) const;
+  static std::optional<TcpTimestamps> clock_for(const Flow& flow, const TcpHeader& manner);
   static TcpSegment from_client(const Flow& flow);
   static Frame as_given(const Flow& flow, const Input& input);
   [[nodiscard]] Flow* current(const FlowKey& key) const;

@@ -18,6 +18,7 @@ constexpr std::size_t kHeadBytes = 16;
 constexpr std::size_t kEntryBytes = 56;
 constexpr std::uint8_t kGuestEnded = 1;
 constexpr std::uint8_t kClientEnded = 2;
+constexpr std::uint8_t kHasFloor = 4;
 constexpr std::uint8_t kTcp = 6;
 
 std::array<std::uint8_t, 16> padded(const IpAddress& address) {
@@ -57,10 +58,21 @@ bool Translator::to_network(Instant now, std::span<std::uint8_t> frame, Packet& 
   const FlowKey flow = flow_of(packet, Direction::from_guest);
   const auto found = entries_.find(flow);
   if (found == entries_.end()) return false;
-  const Translation translation = found->second.translation;
+  Translation& translation = found->second.translation;
   if (packet.tcp.has(kSyn) && packet.tcp.sequence + 1 != translation.guest_base) {
     entries_.erase(found);
     return false;
+  }
+  if (packet.tcp.timestamps && translation.timestamp_floor && !packet.tcp.has(kRst)) {
+    const std::uint32_t seen = packet.tcp.timestamps->value + translation.timestamp_delta;
+    if (before(seen, *translation.timestamp_floor)) {
+      translation.timestamp_delta += *translation.timestamp_floor - seen;
+    }
+    translation.timestamp_floor.reset();
+    if (translation.changes_nothing()) {
+      entries_.erase(found);
+      return false;
+    }
   }
   TcpEditor editor(frame, packet, checksum);
   editor.set_sequence(packet.tcp.sequence + translation.sequence_delta);
@@ -127,7 +139,8 @@ std::vector<std::byte> Translator::encode() const {
   for (const auto& [flow, translation] : sorted) {
     entries.number(static_cast<std::uint8_t>(flow.guest.is_v6() ? 6 : 4));
     entries.number(static_cast<std::uint8_t>((translation.guest_ended ? kGuestEnded : 0) |
-                                             (translation.client_ended ? kClientEnded : 0)));
+                                             (translation.client_ended ? kClientEnded : 0) |
+                                             (translation.timestamp_floor ? kHasFloor : 0)));
     entries.number(flow.guest_port);
     entries.number(flow.client_port);
     entries.number(std::uint16_t{0});
@@ -136,7 +149,7 @@ std::vector<std::byte> Translator::encode() const {
     entries.number(translation.sequence_delta);
     entries.number(translation.timestamp_delta);
     entries.number(translation.guest_base);
-    entries.number(std::uint32_t{0});
+    entries.number(translation.timestamp_floor.value_or(0));
   }
   OctetWriter writer;
   writer.number(kVersion);
@@ -190,12 +203,14 @@ Result<Translator> Translator::decode(std::span<const std::byte> octets) {
     translation.guest_base = reader.number<std::uint32_t>();
     translation.guest_ended = (entry_flags & kGuestEnded) != 0;
     translation.client_ended = (entry_flags & kClientEnded) != 0;
-    const auto zero_too = reader.number<std::uint32_t>();
-    if ((entry_flags & ~(kGuestEnded | kClientEnded)) != 0) {
+    const auto floor = reader.number<std::uint32_t>();
+    const bool has_floor = (entry_flags & kHasFloor) != 0;
+    if (has_floor) translation.timestamp_floor = floor;
+    if ((entry_flags & ~(kGuestEnded | kClientEnded | kHasFloor)) != 0) {
       return fail(ErrorCode::protocol, "translation {}: unknown flags {:#04x}", i, entry_flags);
     }
-    if ((family != 4 && family != 6) || !guest || !client || zero != 0 || zero_too != 0 ||
-        translation.changes_nothing()) {
+    if ((family != 4 && family != 6) || !guest || !client || zero != 0 ||
+        (!has_floor && floor != 0) || translation.changes_nothing()) {
       return fail(ErrorCode::bad_data, "translation {}: not of this format", i);
     }
     flow.guest = *guest;

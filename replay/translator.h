@@ -13,6 +13,9 @@
 // Awkward cases:
 //  · A timestamp echo of zero in a segment without ACK means nothing (RFC 7323, section 3.2) and
 //    stays.
+//  · How far the timestamps have to be moved is known only when the guest speaks again: until then
+//    the newest one that the client has seen is kept (`timestamp_floor`), and the first segment on
+//    its way out settles it. A client drops what looks older than what it has seen (PAWS).
 //  · The connection ends and its ports are used again: a SYN of the guest with another number
 //    than the one translated begins a connection without translation.
 //  · Urgent pointers, windows and options other than these do not depend on the numbers.
@@ -48,10 +51,14 @@ struct Translation {
   std::uint32_t timestamp_delta = 0;
   /// The guest's own sequence number of stream offset 0: tells this connection from the next one.
   std::uint32_t guest_base = 0;
+  /// The newest timestamp that the client has seen, if the guest has not spoken since.
+  std::optional<std::uint32_t> timestamp_floor;
   bool guest_ended = false;
   bool client_ended = false;
 
-  [[nodiscard]] bool changes_nothing() const { return sequence_delta == 0 && timestamp_delta == 0; }
+  [[nodiscard]] bool changes_nothing() const {
+    return sequence_delta == 0 && timestamp_delta == 0 && !timestamp_floor;
+  }
   bool operator==(const Translation&) const = default;
 };
 

@@ -343,7 +343,7 @@ class World {
     config.protection = ProtectionId(100 + promotions_);
     config.generation = Generation(1 + promotions_);
     if (options_.small_log) {
-      config.limits = {.bytes_max = 30'000, .records_max = 300};
+      config.limits = {.bytes_max = 12'000, .records_max = 140};
       config.fall_back_for = std::chrono::milliseconds(200);
     }
     rule_ = std::make_unique<ReleaseRule>(config);
