@@ -30,6 +30,7 @@ struct Replayer::Input {
   Packet packet;         ///< Its parse.
   Flow* flow = nullptr;  ///< Nothing for fragments and the like.
   bool fed = false;
+  bool stray = false;  ///< Of an older connection on the same ports: given as it is.
 };
 
 /// What the guest has to say again: octets [offset, offset + length) of its stream, a SYN before
@@ -104,6 +105,13 @@ struct Replayer::Flow {
   bool has_voice = false;  ///< Its timestamps have been fitted to what the client knows.
 
   [[nodiscard]] bool tcp() const { return key.protocol == kTcp; }
+  /// Whether a segment of the client has nothing to do with the connection that its SYN opened: new
+  /// initial numbers lie ahead of old ones (RFC 6528), so that old ones look far away.
+  [[nodiscard]] bool is_stray(const Packet& packet) const {
+    constexpr std::uint32_t kFarAway = 1U << 30;
+    return tcp() && client_isn && !packet.tcp.has(kSyn) &&
+           packet.tcp.sequence - *client_isn > kFarAway;
+  }
   [[nodiscard]] bool doomed() const { return condemned || phase == Phase::reset; }
   [[nodiscard]] std::uint64_t sent_to() const { return reproduced_to + (end_reproduced ? 1U : 0U); }
 };
@@ -119,7 +127,7 @@ Replayer::Replayer(const Config& config, Instant now, std::vector<LogRecord> rec
     if (const auto* output = std::get_if<OutputRecord>(&record.content)) {
       expect(now, record.position, *output);
     } else if (auto* logged = std::get_if<InputRecord>(&record.content)) {
-      Input input{record.position, logged->interface, std::move(logged->frame), {}, nullptr, false};
+      Input input{record.position, logged->interface, std::move(logged->frame), {}, nullptr};
       input.packet = parse(input.frame);
       if (logged->checksum == ChecksumState::partial) {
         complete_checksums(input.frame, input.packet);
@@ -131,6 +139,8 @@ Replayer::Replayer(const Config& config, Instant now, std::vector<LogRecord> rec
         flow->client_mac = source_mac_of(input.frame);
         flow->guest_mac = destination_mac_of(input.frame);
         input.flow = flow;
+        input.stray = flow->is_stray(input.packet);
+        if (!input.stray) note_client(*flow, input.packet);
       }
       inputs_.push_back(std::move(input));
     }
@@ -165,13 +175,18 @@ Replayer::Flow* Replayer::flow_for_input(Instant now, const FlowKey& key, const 
     flow->client_isn = tcp.sequence;
     flow->opened_by_syn = true;
   }
-  const std::uint32_t end = tcp.sequence + packet.sequence_length();
-  if (flow->pending.empty() || before(flow->client_next, end)) flow->client_next = end;
-  if (tcp.has(kAck) && !tcp.has(kSyn) && !tcp.has(kRst) &&
-      (!flow->heard_by_client || before(*flow->heard_by_client, tcp.acknowledgement))) {
-    flow->heard_by_client = tcp.acknowledgement;
-  }
   return flow;
+}
+
+/// What the log's segment says of how far the client is.
+void Replayer::note_client(Flow& flow, const Packet& packet) {
+  const TcpHeader& tcp = packet.tcp;
+  const std::uint32_t end = tcp.sequence + packet.sequence_length();
+  if (flow.pending.size() == 1 || before(flow.client_next, end)) flow.client_next = end;
+  if (tcp.has(kAck) && !tcp.has(kSyn) && !tcp.has(kRst) &&
+      (!flow.heard_by_client || before(*flow.heard_by_client, tcp.acknowledgement))) {
+    flow.heard_by_client = tcp.acknowledgement;
+  }
 }
 
 void Replayer::expect(Instant now, LogPosition position, const OutputRecord& record) {
@@ -265,7 +280,7 @@ bool Replayer::may_feed(Instant now, const Flow& flow, const Input& input) const
     if (earlier == &flow) break;
     if (!earlier->pending.empty()) return false;
   }
-  if (!flow.tcp()) return true;
+  if (!flow.tcp() || input.stray) return true;
   const TcpHeader& tcp = input.packet.tcp;
   if (tcp.has(kSyn) && !tcp.has(kAck)) return true;
   if (flow.opened_by_syn && !flow.spoke) return false;
@@ -308,6 +323,10 @@ void Replayer::feed(Instant now, std::size_t index, Actions& actions) {
   }
   flow->pending.pop_front();
   flow->last_fed = flow->last_progress = now;
+  if (input.stray) {
+    actions.push_back(ToGuest{input.interface, input.frame});
+    return settle(now, *flow, actions);
+  }
   give(now, flow, input.interface, as_given(*flow, input), actions);
   if (!flow->tcp()) return settle(now, *flow, actions);
   const TcpHeader& tcp = input.packet.tcp;

@@ -200,6 +200,7 @@ class Replayer {
 
   // Building the story.
   Flow* flow_for_input(Instant now, const FlowKey& key, const Packet& packet);
+  static void note_client(Flow& flow, const Packet& packet);
   void expect(Instant now, LogPosition position, const OutputRecord& record);
   Flow& make_flow(Instant now, const FlowKey& key);
 

@@ -314,6 +314,14 @@ class World {
   void trace(const std::string& line) {
     if (options_.trace) fmt::print("{:>6} {}\n", now_, line);
   }
+  void trace_frame(const char* way, const Frame& frame, bool to_guest) {
+    if (!options_.trace) return;
+    const Packet packet = parse(frame);
+    if (packet.kind != FrameKind::tcp) return;
+    trace(fmt::format("{} {} seq {} +{} ack {} flags {:#x}", way,
+                      to_guest ? packet.source_port : packet.destination_port, packet.tcp.sequence,
+                      packet.payload_bytes, packet.tcp.acknowledgement, packet.tcp.flags));
+  }
   void violate(const std::string& what) {
     if (outcome_.violation.empty()) outcome_.violation = fmt::format("at {} ms: {}", now_, what);
   }
@@ -398,6 +406,12 @@ class World {
 
   Endpoint client_end(const Client& client) const {
     return {kClientMac, v4(client.host), client.port};
+  }
+
+  /// Ahead of all before (RFC 6528), and anywhere.
+  std::uint32_t next_isn() {
+    return static_cast<std::uint32_t>(options_.seed * 0x9E3779B9U + now_ * 250'000 / 1000 * 64 +
+                                      draw(random_, 0, 50'000));
   }
 
   void tick_client(Client& client) {
@@ -553,6 +567,7 @@ class World {
       Frame frame = std::move(to_gate_.begin()->second);
       to_gate_.erase(to_gate_.begin());
       ++steps_;
+      trace_frame("gate gets", frame, true);
       if (protected_) {
         const auto verdict = rule_->on_input(at(now_), 0, frame, ChecksumState::complete);
         act(verdict.actions);
@@ -577,6 +592,7 @@ class World {
     std::vector<Frame> out;
     while (!tap_.empty() && tap_.front().due <= now_) {
       ++steps_;
+      trace_frame("guest gets", tap_.front().frame, true);
       guest_.on_frame(guest_now(), tap_.front().frame, out);
       if (protected_) rule_->on_delivered(tap_.front().position);
       tap_.pop_front();
@@ -598,6 +614,7 @@ class World {
   void hear_guest(std::vector<Frame>& out) {
     for (Frame& frame : out) {
       ++steps_;
+      trace_frame("guest says", frame, false);
       if (replayer_) {
         do_replay(replayer_->on_guest_frame(at(now_), 0, std::move(frame), {}));
       } else {
@@ -622,6 +639,7 @@ class World {
           violate("released twice");
           continue;
         }
+        trace_frame("released", held->second, false);
         onto_network(to_clients_, std::move(held->second));
         held_.erase(held);
       } else if (std::holds_alternative<ReleaseRule::CheckpointEarly>(action)) {
