@@ -112,6 +112,13 @@ struct Replayer::Flow {
     return tcp() && client_isn && !packet.tcp.has(kSyn) &&
            packet.tcp.sequence - *client_isn > kFarAway;
   }
+  /// The same of a record, by what it acknowledges.
+  [[nodiscard]] bool is_older_word(const OutputRecord& record) const {
+    constexpr std::uint32_t kFarAway = 1U << 30;
+    return client_isn && (record.flags & OutputRecord::opens) == 0 &&
+           (record.flags & OutputRecord::acknowledges) != 0 &&
+           record.acknowledgement - *client_isn - 1 > kFarAway;
+  }
   [[nodiscard]] bool doomed() const { return condemned || phase == Phase::reset; }
   [[nodiscard]] std::uint64_t sent_to() const { return reproduced_to + (end_reproduced ? 1U : 0U); }
 };
@@ -200,6 +207,13 @@ void Replayer::expect(Instant now, LogPosition position, const OutputRecord& rec
     outstanding_[flow->expected.back().key()] = flow;
     return;
   }
+  if (flow != nullptr && flow->is_older_word(record)) {
+    // Said on an older connection on these ports, when the newer one was asked for already.
+    const auto older = std::ranges::find_if(
+        incarnations, [&](const Flow* one) { return one->base == record.sequence_base; });
+    if (older == incarnations.end() || *older == flow) return;
+    flow = *older;
+  }
   if (opens && flow != nullptr && flow->base && *flow->base != record.sequence_base) flow = nullptr;
   if (flow == nullptr) flow = &make_flow(now, record.flow);
   if (!flow->base) {
@@ -228,6 +242,8 @@ void Replayer::expect(Instant now, LogPosition position, const OutputRecord& rec
     outstanding_[flow->expected.back().key()] = flow;
     flow->released_to = record.offset + record.length;
   }
+  // Whatever lies before this place and in no record was sent before the checkpoint.
+  flow->released_to = std::max(flow->released_to, record.offset + record.length);
   if (ends && !flow->end_released) {
     flow->end_released = true;
     flow->expected.push_back({Expected::Kind::end, position, flow->released_to});
@@ -564,7 +580,8 @@ void Replayer::hear_segment(Instant now, Flow& flow, std::uint16_t interface, Fr
   const bool beyond =
       end > static_cast<std::int64_t>(flow.released_to) || (tcp.has(kFin) && !flow.end_released);
   // What is said a second time was compared the first time.
-  const bool passes = whole && (packet.payload_bytes > 0 || tcp.has(kFin)) &&
+  const bool passes = whole && by_key_.at(flow.key).back() == &flow &&
+                      (packet.payload_bytes > 0 || tcp.has(kFin)) &&
                       ((flow.expected.empty() && beyond) || (repeats && flow.pending.empty()));
   acknowledge_what_was_sent(now, flow, repeats, actions);
   if (passes) {
@@ -675,15 +692,15 @@ bool Replayer::compare(Instant now, Flow& flow, std::int64_t start,
       break;
     }
     const Expected& front = flow.expected.front();
-    if (front.kind == Expected::Kind::end) {
-      condemn(now, flow, Event::goes_on, front.position, front.offset, actions);
-      return false;
-    }
     const auto tile_start = static_cast<std::int64_t>(front.offset);
     const auto tile_end = tile_start + front.length;
     if (place < tile_start) {
       place = std::min(tile_start, end);
       continue;
+    }
+    if (front.kind == Expected::Kind::end) {
+      condemn(now, flow, Event::goes_on, front.position, front.offset, actions);
+      return false;
     }
     const std::int64_t to = std::min(tile_end, end);
     const auto part = octets.subspan(static_cast<std::size_t>(place - start),
@@ -844,8 +861,7 @@ void Replayer::report_divergence(Instant now, Flow& flow, Event event, LogPositi
   order_progress_ = now;
   flow.last_progress = now;
   if (flow.base) {
-    const std::uint64_t told = flow.released_to + (flow.end_released ? 1U : 0U);
-    reset_client(flow, sequence_of(told, *flow.base), actions);
+    reset_where_it_may_be(flow, actions);
     flow.resets_left = kResetsRepeated;
     flow.next_reset = now + kResetAgainAfter;
     resets_to_repeat_.push_back(&flow);
@@ -887,13 +903,25 @@ void Replayer::diverge(Instant now, Flow& flow, Event event, LogPosition positio
   translator_.erase(flow.key);
 }
 
+/// The client expects next what follows all that was released, or, if that was lost on its way or
+/// was more than the log tells, what it acknowledged last.
+void Replayer::reset_where_it_may_be(const Flow& flow, Actions& actions) {
+  const std::uint64_t told = flow.released_to + (flow.end_released ? 1U : 0U);
+  const std::uint32_t released = sequence_of(told, *flow.base);
+  reset_client(flow, released, actions);
+  std::optional<std::uint32_t> heard = flow.heard_by_client;
+  if (flow.live && (!heard || before(*heard, flow.live->acknowledgement))) {
+    heard = flow.live->acknowledgement;
+  }
+  if (heard && *heard != released) reset_client(flow, *heard, actions);
+}
+
 void Replayer::repeat_resets(Instant now, Actions& actions) {
   for (Flow* flow : resets_to_repeat_) {
     if (flow->resets_left == 0 || now < flow->next_reset || !flow->base) continue;
     --flow->resets_left;
     flow->next_reset = now + kResetAgainAfter;
-    const std::uint64_t told = flow->released_to + (flow->end_released ? 1U : 0U);
-    reset_client(*flow, sequence_of(told, *flow->base), actions);
+    reset_where_it_may_be(*flow, actions);
   }
   std::erase_if(resets_to_repeat_, [](const Flow* flow) { return flow->resets_left == 0; });
 }

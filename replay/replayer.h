@@ -237,6 +237,7 @@ class Replayer {
   void end_condemned(Flow& flow, Actions& actions);
   void report_divergence(Instant now, Flow& flow, Event event, LogPosition position,
                          std::uint64_t offset, Actions& actions);
+  static void reset_where_it_may_be(const Flow& flow, Actions& actions);
   void repeat_resets(Instant now, Actions& actions);
   void hear_condemned(Instant now, Flow& flow, const Packet& packet, Actions& actions);
   void hear_acknowledgement(Instant now, Flow& flow, const TcpHeader& tcp);
@@ -244,7 +245,7 @@ class Replayer {
   void stop_leading(Flow& flow);
   void reset_guest(const Flow& flow, std::uint16_t interface, std::uint32_t sequence,
                    Actions& actions);
-  void reset_client(const Flow& flow, std::uint32_t sequence, Actions& actions);
+  static void reset_client(const Flow& flow, std::uint32_t sequence, Actions& actions);
   void flush_waiting(Instant now, Actions& actions);
   bool take_client_frame(Instant now, Waiting& waiting, Actions& actions);
 

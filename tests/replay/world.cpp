@@ -410,7 +410,7 @@ class World {
 
   /// Ahead of all before (RFC 6528), and anywhere.
   std::uint32_t next_isn() {
-    return static_cast<std::uint32_t>(options_.seed * 0x9E3779B9U + now_ * 250'000 / 1000 * 64 +
+    return static_cast<std::uint32_t>(options_.seed * 0x9E3779B9U + now_ * 16'000 +
                                       draw(random_, 0, 50'000));
   }
 
@@ -905,8 +905,9 @@ class World {
         violate(fmt::format("client {}: '{}' was acknowledged and is lost", client.port, request));
         return;
       }
-      // Whoever was reset knows that numbers and balances may be those of another order.
-      if (client.was_reset) continue;
+      // Whoever was reset knows that numbers and balances may be those of another order; whoever
+      // had closed already cannot be told.
+      if (client.was_reset || options_.jumbled) continue;
       const LedgerEntry told{client.port, request, balance};
       if (entry == 0 || entry > guest_.ledger.size() || !(guest_.ledger[entry - 1] == told)) {
         violate(fmt::format("client {} was told '{}', which the guest has forgotten", client.port,
