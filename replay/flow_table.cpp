@@ -82,7 +82,8 @@ std::optional<OutputRecord> FlowTable::on_output(Instant now, const Packet& pack
     flow->sent_to = static_cast<std::uint64_t>(end);
   }
   record.sequence_base = flow->sequence_base;
-  if (opens) record.flags |= OutputRecord::opens;
+  // A repeated SYN opens nothing that was not open.
+  if (opens && made) record.flags |= OutputRecord::opens;
   if (tcp.has(kFin)) {
     // A repeated FIN ends nothing that had not ended.
     if (!flow->guest_ended) record.flags |= OutputRecord::ends;

@@ -63,10 +63,10 @@ struct InputRecord {
 /// What an output carried: enough to know it again, not enough to make it.
 struct OutputRecord {
   enum Flags : std::uint16_t {
-    opens = 1,             ///< It carries SYN: `sequence_base` is its sequence number plus 1.
-    ends = 2,              ///< It carries FIN for the first time, at offset + length.
-    resets = 4,            ///< It carries RST.
-    acknowledges = 8,      ///< `acknowledgement` is meaningful.
+    opens = 1,         ///< It carries SYN for the first time; `sequence_base` is its number plus 1.
+    ends = 2,          ///< It carries FIN for the first time, at offset + length.
+    resets = 4,        ///< It carries RST.
+    acknowledges = 8,  ///< `acknowledgement` is meaningful.
     has_timestamp = 16,    ///< `timestamp` is meaningful.
     has_window_scale = 32  ///< `window_scale` is known.
   };

@@ -419,9 +419,8 @@ class World {
     std::vector<Frame> out;
     if (!client.started) {
       client.started = true;
-      client.tcp =
-          Connection(client_end(client), {kGuestMac, v4(1), client.service},
-                     static_cast<std::uint32_t>(random_()), static_cast<std::uint32_t>(random_()));
+      client.tcp = Connection(client_end(client), {kGuestMac, v4(1), client.service}, next_isn(),
+                              static_cast<std::uint32_t>(random_()));
     }
     client.tcp.on_tick(now_, out);
     if (client.tcp.state() == Connection::State::open) speak(client);
