@@ -276,6 +276,7 @@ class World {
     const bool twice = draw(random_, 0, 3) == 0;
     constexpr Milliseconds kTrouble = 2500;
     constexpr Milliseconds kEnd = 14'000;
+    Milliseconds rested_for = 0;
     for (now_ = 1; now_ < kEnd && outcome_.violation.empty(); ++now_) {
       calm_ = now_ > kTrouble;
       if (alive_ && !crashed_once_ && steps_ >= crash_at) crash();
@@ -284,7 +285,9 @@ class World {
         crash();
       }
       step();
-      if (calm_ && everyone_done() && alive_) break;
+      const bool at_rest = alive_ && (!replayer_ || !replayer_->replaying()) && tap_.empty();
+      if (!(calm_ && everyone_done() && at_rest)) rested_for = 0;
+      if (++rested_for > 30) break;  // The guest has served what it was given.
     }
     outcome_.steps = steps_;
     judge();
