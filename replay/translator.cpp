@@ -14,7 +14,6 @@ using transport::OctetReader;
 using transport::OctetWriter;
 
 constexpr std::uint8_t kVersion = 1;
-constexpr std::size_t kHeadBytes = 16;
 constexpr std::size_t kEntryBytes = 56;
 constexpr std::uint8_t kGuestEnded = 1;
 constexpr std::uint8_t kClientEnded = 2;
