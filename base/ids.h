@@ -35,6 +35,10 @@ using Generation = StrongNumber<struct GenerationTag>;
 /// kPageBytes.
 using PageNumber = StrongNumber<struct PageTag>;
 
+/// A place in a protection's input log, numbered from 1 without gaps: of an input, an output's
+/// digest, a mark. Monotonic within a protection.
+using LogPosition = StrongNumber<struct LogPositionTag>;
+
 /// Bytes in a guest page, on every hypervisor that we support.
 inline constexpr std::size_t kPageBytes = 4096;
 

@@ -88,6 +88,8 @@ std::string_view to_string(FrameType type) {
       return "disk_batch";
     case FrameType::input_log:
       return "input_log";
+    case FrameType::log_acknowledgement:
+      return "log_acknowledgement";
   }
   return "unknown";
 }

@@ -60,7 +60,8 @@ enum class FrameType : std::uint16_t {
   protection_reply = 38,
   protection_end = 39,
   disk_batch = 40,
-  input_log = 48,  ///< Owned by the replay room.
+  input_log = 48,  ///< From here on: owned by the replay room.
+  log_acknowledgement = 49,
 };
 
 /// The name of `type` for logs and errors ("page_batch"), "unknown" when it has none.
