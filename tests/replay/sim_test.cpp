@@ -54,7 +54,9 @@ TEST(ReplaySchedules, crashes_at_random_steps_lose_nothing_and_mix_nothing) {
     return Options{.seed = seed,
                    .jumbled = seed % 7 == 0,
                    .random_service = seed % 5 == 0,
-                   .small_log = seed % 11 == 0};
+                   .small_log = seed % 11 == 0,
+                   .six = seed % 4 == 3,
+                   .leaky_tap = seed % 3 == 0};
   });
   if (std::getenv("UNDERSTUDY_SIM_SEED") != nullptr) return;
   for (std::size_t i = 0; i < kReached; ++i) {
