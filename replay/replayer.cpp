@@ -987,7 +987,9 @@ bool Replayer::take_client_frame(Instant now, Waiting& waiting, Actions& actions
     flow->client_mac = source_mac_of(waiting.frame);
     flow->guest_mac = destination_mac_of(waiting.frame);
     if (opens && flow->client_isn != packet.tcp.sequence) {
-      flow->resets_left = 0;  // A new connection: the old one has been told.
+      // A new connection: the old one has been told. The log may have another one between.
+      if (by_key_.at(flow->key).size() > 1) return false;
+      flow->resets_left = 0;
       by_key_.erase(flow->key);
       flow = nullptr;
     } else {
@@ -1009,6 +1011,7 @@ bool Replayer::take_client_frame(Instant now, Waiting& waiting, Actions& actions
   }
   if (!order_open_ || (flow != nullptr && flow->phase == Flow::Phase::led)) return false;
   if (flow != nullptr && opens && flow->phase == Flow::Phase::over) {
+    if (by_key_.at(flow->key).size() > 1) return false;
     by_key_.erase(flow->key);
     flow = nullptr;
   }

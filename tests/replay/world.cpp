@@ -917,7 +917,7 @@ class World {
       }
       // Whoever was reset knows that numbers and balances may be those of another order; whoever
       // had closed already cannot be told.
-      if (client.was_reset || options_.jumbled) continue;
+      if (client.was_reset || options_.jumbled || options_.leaky_tap) continue;
       const LedgerEntry told{client.port, request, balance};
       if (entry == 0 || entry > guest_.ledger.size() || !(guest_.ledger[entry - 1] == told)) {
         violate(fmt::format("client {} was told '{}', which the guest has forgotten", client.port,
