@@ -843,6 +843,7 @@ class World {
             report->event != Replayer::Event::order_given_up &&
             report->event != Replayer::Event::datagram_differs) {
           ++outcome_.reached[kResetByDivergence];
+          if (options_.must_not_diverge) violate("a guest that repeats itself has diverged");
         }
       }
     }
