@@ -72,7 +72,7 @@ std::optional<OutputRecord> FlowTable::on_output(Instant now, const Packet& pack
   const std::int64_t end = start + static_cast<std::int64_t>(payload.size());
   const auto sent_to = static_cast<std::int64_t>(flow->sent_to);
   // A FIN that was sent counts, so that its acknowledgement is one of something sent.
-  record.offset = flow->sent_to + (flow->guest_ended ? 1U : 0U);
+  record.offset = flow->sent_to + (flow->end_counts ? 1U : 0U);
   if (end > sent_to) {
     const std::int64_t fresh = std::max(start, sent_to);
     const auto content = payload.subspan(static_cast<std::size_t>(fresh - start));
@@ -85,8 +85,12 @@ std::optional<OutputRecord> FlowTable::on_output(Instant now, const Packet& pack
   // A repeated SYN opens nothing that was not open.
   if (opens && made) record.flags |= OutputRecord::opens;
   if (tcp.has(kFin)) {
-    // A repeated FIN ends nothing that had not ended.
-    if (!flow->guest_ended) record.flags |= OutputRecord::ends;
+    // A repeated FIN ends nothing that had not ended; nor does one that lies before where we began
+    // to look.
+    if (!flow->guest_ended && end >= sent_to) {
+      record.flags |= OutputRecord::ends;
+      flow->end_counts = true;
+    }
     flow->guest_ended = true;
   }
   if (tcp.has(kRst)) {

@@ -55,7 +55,8 @@ struct TcpFlow {
   std::uint64_t acknowledged_to = 0;  ///< Of these, what the client has acknowledged; monotonic.
   std::uint32_t acknowledgement = 0;  ///< The guest's last, of the client's stream.
   std::optional<std::uint8_t> window_scale;  ///< The guest's, once both sides have offered one.
-  bool guest_ended = false;                  ///< FIN sent, at sent_to.
+  bool guest_ended = false;                  ///< FIN sent.
+  bool end_counts = false;                   ///< It was, at sent_to, while we looked.
   bool client_ended = false;                 ///< FIN received.
   bool reset = false;                        ///< By either side.
   Instant last_used{};

@@ -959,7 +959,8 @@ Replayer::Actions Replayer::on_client_frame(Instant now, std::uint16_t interface
   Actions actions;
   Waiting waiting{interface, std::move(frame), checksum};
   if (flush_due_) flush_waiting(now, actions);
-  if (take_client_frame(now, waiting, actions)) return actions;
+  // While some still wait for the tap only, none overtakes them.
+  if (!flush_due_ && take_client_frame(now, waiting, actions)) return actions;
   if (waiting_bytes_ + waiting.frame.size() > config_.waiting_bytes_max) {
     ++statistics_.waiting_dropped;
     return actions;
@@ -986,7 +987,9 @@ bool Replayer::take_client_frame(Instant now, Waiting& waiting, Actions& actions
     flow->client_mac = source_mac_of(waiting.frame);
     flow->guest_mac = destination_mac_of(waiting.frame);
     if (opens && flow->client_isn != packet.tcp.sequence) {
-      flow->resets_left = 0;  // A new connection: the old one has been told.
+      // A new connection: the old one has been told. The log may have another one between.
+      if (by_key_.at(flow->key).size() > 1) return false;
+      flow->resets_left = 0;
       by_key_.erase(flow->key);
       flow = nullptr;
     } else {
@@ -1008,6 +1011,7 @@ bool Replayer::take_client_frame(Instant now, Waiting& waiting, Actions& actions
   }
   if (!order_open_ || (flow != nullptr && flow->phase == Flow::Phase::led)) return false;
   if (flow != nullptr && opens && flow->phase == Flow::Phase::over) {
+    if (by_key_.at(flow->key).size() > 1) return false;
     by_key_.erase(flow->key);
     flow = nullptr;
   }
@@ -1020,8 +1024,16 @@ void Replayer::flush_waiting(Instant now, Actions& actions) {
   std::deque<Waiting> still;
   for (Waiting& waiting : waiting_) {
     const std::size_t bytes = waiting.frame.size();
+    // What waited long comes all at once, and a tap's queue is short: the rest goes with later
+    // ticks.
+    if (budget_ == 0) {
+      flush_due_ = true;
+      still.push_back(std::move(waiting));
+      continue;
+    }
     if (take_client_frame(now, waiting, actions)) {
       waiting_bytes_ -= bytes;
+      --budget_;
     } else {
       still.push_back(std::move(waiting));
     }
@@ -1041,6 +1053,8 @@ Replayer::Actions Replayer::on_tick(Instant now) {
   }
   translator_.on_tick(now);
   if (!replaying()) {
+    inputs_ = {};
+    cursor_ = 0;
     if (flush_due_) flush_waiting(now, actions);
     return actions;
   }
@@ -1116,7 +1130,8 @@ Replayer::Actions Replayer::on_tick(Instant now) {
 }
 
 Instant Replayer::next_deadline() const {
-  if (replaying()) return budget_at_ + (budget_ == 0 ? kTickWithoutBudget : kTickWhileLeading);
+  if (replaying() || flush_due_)
+    return budget_at_ + (budget_ == 0 ? kTickWithoutBudget : kTickWhileLeading);
   return translator_.empty() ? kNever : budget_at_ + kTickTranslations;
 }
 

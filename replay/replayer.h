@@ -32,8 +32,9 @@
 //
 // Live frames. A client's frame waits until all logged inputs of flows that are waited for were
 // given, and all their outputs made again; and until its own flow is through. Frames wait in the
-// order in which they came, up to `waiting_bytes_max`; beyond it they are dropped, as in a full
-// queue of a network. ARP and control messages wait for nothing.
+// order in which they came, at the pace of `frames_per_ms` once they may go, up to
+// `waiting_bytes_max`; beyond it they are dropped, as in a full queue of a network. ARP and control
+// messages wait for nothing.
 //
 // The guest's output: what the log covers is compared and suppressed; what goes beyond passes at
 // once. A bare acknowledgement is suppressed until its flow is live. Once a flow is live everything

@@ -97,6 +97,25 @@ TEST(FlowTable, acknowledgements_count_only_for_what_was_sent) {
   EXPECT_EQ(acknowledge(1010), 10U);
 }
 
+TEST(FlowTable, only_the_first_fin_ends_and_it_counts_as_sent) {
+  FlowTable table(10);
+  const Guest guest{1000};
+  describe(table, guest.segment(0, octets("abc")));
+  OutputRecord record = describe(table, guest.segment(3, octets("d"), kAck | kFin));
+  EXPECT_TRUE(record.flags & OutputRecord::ends);
+  EXPECT_EQ(record.offset + record.length, 4U);
+  record = describe(table, guest.segment(3, octets("d"), kAck | kFin));
+  EXPECT_FALSE(record.flags & OutputRecord::ends);
+  EXPECT_EQ(record.offset, 5U);
+
+  // Sent before we looked, and repeated since.
+  FlowTable later(10);
+  describe(later, guest.segment(5, {}));
+  record = describe(later, guest.segment(4, {}, kAck | kFin));
+  EXPECT_FALSE(record.flags & OutputRecord::ends);
+  EXPECT_EQ(record.offset, 0U);
+}
+
 TEST(FlowTable, ports_used_again_begin_a_new_stream) {
   FlowTable table(10);
   describe(table, Guest{1000}.segment(0, {}, kSyn | kAck));

@@ -86,7 +86,7 @@ class Guest {
       return;
     }
     if (packet.kind != FrameKind::tcp) return;
-    const Peer peer{packet.source.octets()[3], packet.source_port, packet.destination_port};
+    const Peer peer{packet.source.octets().back(), packet.source_port, packet.destination_port};
     auto found = connections_.find(peer);
     const bool opens = packet.tcp.has(kSyn) && !packet.tcp.has(kAck);
     if (found != connections_.end() && opens && found->second.tcp.ended() &&
@@ -296,6 +296,9 @@ class World {
   }
 
  private:
+  [[nodiscard]] IpAddress host(std::uint8_t last) const {
+    return options_.six ? v6(last) : v4(last);
+  }
   struct Message {
     Milliseconds due = 0;
     std::optional<LogBatch> batch;
@@ -408,7 +411,7 @@ class World {
   // --- clients ---
 
   Endpoint client_end(const Client& client) const {
-    return {kClientMac, v4(client.host), client.port};
+    return {kClientMac, host(client.host), client.port};
   }
 
   /// Ahead of all before (RFC 6528), and anywhere.
@@ -422,7 +425,7 @@ class World {
     std::vector<Frame> out;
     if (!client.started) {
       client.started = true;
-      client.tcp = Connection(client_end(client), {kGuestMac, v4(1), client.service}, next_isn(),
+      client.tcp = Connection(client_end(client), {kGuestMac, host(1), client.service}, next_isn(),
                               static_cast<std::uint32_t>(random_()));
     }
     client.tcp.on_tick(now_, out);
@@ -511,9 +514,9 @@ class World {
     if (now_ > 2000 || draw(random_, 0, 30) != 0) return;
     const std::string request = fmt::format("request {}", ++datagrams_);
     to_gate_.emplace(now_ + draw(random_, 1, 3),
-                     udp_frame(v4(9), 7777, v4(1), kNumbers, octets(request)));
+                     udp_frame(host(9), 7777, host(1), kNumbers, octets(request)));
     if (draw(random_, 0, 3) == 0) {
-      to_gate_.emplace(now_ + 1, echo_frame(v4(9), v4(1), true, 7, octets(request)));
+      to_gate_.emplace(now_ + 1, echo_frame(host(9), host(1), true, 7, octets(request)));
     }
   }
 
@@ -805,6 +808,7 @@ class World {
     config.order_wait_total = std::chrono::milliseconds(600);
     config.flow_wait = std::chrono::milliseconds(1500);
     config.feed_again_after = std::chrono::milliseconds(80);
+    config.frames_per_ms = 20;
     if (options_.canary == Canary::no_comparison) config.on_divergence = OnDivergence::tolerate;
     replayer_ = std::make_unique<Replayer>(config, at(now_), std::move(replayable.records),
                                            std::move(translator).value());
@@ -823,6 +827,10 @@ class World {
         if (packet.in_a_flow() && !transport_checksum_is_right(to_guest->frame, packet)) {
           violate("a wrong checksum went to the guest");
         }
+        if (options_.leaky_tap && packet.kind == FrameKind::tcp && replayer_->replaying() &&
+            draw(random_, 0, 99) < 2) {
+          continue;
+        }
         into_tap(std::move(to_guest->frame));
       } else if (auto* to_network = std::get_if<Replayer::ToNetwork>(&action)) {
         to_output_gate(std::move(to_network->frame));
@@ -835,6 +843,7 @@ class World {
             report->event != Replayer::Event::order_given_up &&
             report->event != Replayer::Event::datagram_differs) {
           ++outcome_.reached[kResetByDivergence];
+          if (options_.must_not_diverge) violate("a guest that repeats itself has diverged");
         }
       }
     }
@@ -909,7 +918,7 @@ class World {
       }
       // Whoever was reset knows that numbers and balances may be those of another order; whoever
       // had closed already cannot be told.
-      if (client.was_reset || options_.jumbled) continue;
+      if (client.was_reset || options_.jumbled || options_.leaky_tap) continue;
       const LedgerEntry told{client.port, request, balance};
       if (entry == 0 || entry > guest_.ledger.size() || !(guest_.ledger[entry - 1] == told)) {
         violate(fmt::format("client {} was told '{}', which the guest has forgotten", client.port,

@@ -57,6 +57,9 @@ struct Options {
   std::optional<std::uint64_t> crash_at;  ///< Step of the first crash; drawn if not given.
   bool link_faults = true;
   bool small_log = false;
+  bool must_not_diverge = false;  ///< Any divergence is a violation.
+  bool six = false;               ///< IPv6.
+  bool leaky_tap = false;         ///< The tap drops TCP segments that the replayer gives the guest.
   bool trace = false;
 };
 
