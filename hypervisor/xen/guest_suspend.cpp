@@ -1,5 +1,7 @@
 #include "hypervisor/xen/guest_suspend.h"
 
+#include <spdlog/spdlog.h>
+
 #include <thread>
 
 namespace understudy::xen {
@@ -10,6 +12,10 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kLookEvery = std::chrono::microseconds(500);
 constexpr std::string_view kRequest = "suspend";
 constexpr unsigned kPausesMax = 16;
+
+double ms_since(Clock::time_point then) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - then).count();
+}
 
 std::string shutdown_node(DomainId domid) {
   return fmt::format("/local/domain/{}/control/shutdown", domid);
@@ -25,15 +31,24 @@ Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid
                 "the guest is suspended already: another toolstack is at work on it");
   }
   const std::string node = shutdown_node(domid);
-  Clock::time_point limit = Clock::now() + limits.answer;
+  const Clock::time_point began = Clock::now();
+  Clock::time_point limit = began + limits.answer;
+  double request_ms = 0;
+  unsigned looks = 0;
   bool asked = false;
   bool taken = false;
   for (;;) {
     if (!asked) {
       BOOST_OUTCOME_TRY(asked, store.replace(node, "", kRequest));
+      if (asked) request_ms = ms_since(began);
     }
+    ++looks;
     BOOST_OUTCOME_TRY(facts, control.facts(domid));
-    if (facts.suspended()) return facts;
+    if (facts.suspended()) {
+      spdlog::trace("xen: domain={} request_ms={:.2f} suspended_ms={:.2f} looks={}", domid,
+                    request_ms, ms_since(began), looks);
+      return facts;
+    }
     if (facts.shutdown || facts.dying) {
       return fail(ErrorCode::failed, "the guest {} instead of suspending",
                   facts.shutdown ? shutdown_reason(*facts.shutdown) : "was destroyed");

@@ -209,8 +209,25 @@ TEST_F(Xen, a_guest_that_does_not_answer_runs_on) {
   expect_nothing_lost();
 
   // An operator's request is not lost between ours, and ends the protection.
-  ASSERT_OK(Lab::exec("A", "xl shutdown web"));
+  ASSERT_OK(Lab::exec("A", "xl reboot web"));
   EXPECT_TRUE(Lab::eventually([] { return Lab::state("A", "web").empty(); }));
+  expect_no_traces();
+}
+
+TEST_F(Xen, two_domains_in_opposite_directions) {
+  ASSERT_OK(Lab::create_domain("A", "there", "10.77.0.30", 1));
+  ASSERT_OK(Lab::create_domain("B", "back", "10.77.0.31", 1));
+  ASSERT_OK(Lab::protect("A", "there", "hostB"));
+  begin_traffic("10.77.0.30");
+  ASSERT_OK(Lab::protect("B", "back", "hostA"));
+  EXPECT_EQ(Lab::state("B", "there"), "standby");
+  EXPECT_EQ(Lab::state("A", "back"), "standby");
+  expect_progress(Clock::now());
+  ASSERT_OK(Lab::exec("A", "understudy unprotect there"));
+  ASSERT_OK(Lab::exec("B", "understudy unprotect back"));
+  expect_nothing_lost();
+  destroy("A", "there");
+  destroy("B", "back");
   expect_no_traces();
 }
 
