@@ -29,7 +29,8 @@ double microseconds_between(Instant begin, Instant end) {
 // Pauses between attempts to reach the backup: short, because output is held meanwhile.
 constexpr auto kReconnectFirst = milliseconds(50);
 constexpr auto kReconnectMost = milliseconds(1000);
-// The backup builds a whole domain before it answers, which takes libxl many seconds on a busy host.
+// The backup builds a whole domain before it answers, which takes libxl many seconds on a busy
+// host.
 constexpr auto kReplyLimit = milliseconds(120'000);
 constexpr auto kStalledAfter = std::chrono::seconds(10);
 
