@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <thread>
 
 namespace understudy::xen {
@@ -9,7 +10,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kLookEvery = std::chrono::microseconds(500);
+using std::chrono::microseconds;
+
+constexpr microseconds kLookMin{500};
+constexpr microseconds kLookMax{10'000};
+constexpr int kLooksPerSuspension = 32;
 constexpr std::string_view kRequest = "suspend";
 constexpr unsigned kPausesMax = 16;
 
@@ -75,7 +80,10 @@ Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid
       taken = true;
       limit = Clock::now() + limits.suspend;
     }
-    std::this_thread::sleep_for(kLookEvery);
+    const bool first = asked && looks == 1;
+    std::this_thread::sleep_for(
+        first ? std::max(limits.usual / 2, kLookMin)
+              : std::clamp(limits.usual / kLooksPerSuspension, kLookMin, kLookMax));
   }
 }
 

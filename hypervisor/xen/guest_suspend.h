@@ -4,7 +4,9 @@
 // guest takes it (the node becomes empty), freezes its tasks and its frontends and makes the
 // hypercall; Xen then says that the domain is 'shut down, suspended'. libxl learns that from
 // xenstored, which learns it from Xen by an event, and before that rescans all domains; we ask Xen
-// itself every half millisecond instead, which is one hypercall of microseconds. Resuming is one
+// itself, which is one hypercall of microseconds: every half millisecond where guests are quick,
+// and less often where they are not, because on a host with one processor each look takes it away
+// from the guest that is to hurry. Resuming is one
 // hypercall too; xenstored is told afterwards, when the guest runs already.
 //
 // Awkward cases: an operator's request (xl reboot, xl shutdown) that the guest has not taken yet
@@ -28,6 +30,8 @@ struct SuspendLimits {
   std::chrono::milliseconds answer{5'000};
   /// To stand still, once it has taken it.
   std::chrono::milliseconds suspend{30'000};
+  /// How long it takes as a rule (0: not known): nobody looks in the first half of that.
+  std::chrono::microseconds usual{0};
 };
 
 /// Suspends a running guest; the facts as of the moment when it stood still. Blocks. Errors:

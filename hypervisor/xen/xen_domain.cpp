@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <chrono>
 
@@ -14,6 +15,8 @@ using Clock = std::chrono::steady_clock;
 /// Pages of a domain that are not ordinary memory: rings, ACPI, firmware. More of them unaccounted
 /// for means that the layout is not what we think.
 constexpr std::uint64_t kSpecialPagesMax = 512;
+
+constexpr std::chrono::microseconds kUsualStopMax = std::chrono::seconds(1);
 
 double ms_since(Clock::time_point then) {
   return std::chrono::duration<double, std::milli>(Clock::now() - then).count();
@@ -158,6 +161,7 @@ Task<Result<void>> XenDomain::pause() {
   life_->expect_suspension();
   SuspendLimits limits;
   limits.answer = host_->options.suspend_timeout;
+  limits.usual = usual_stop_;
   const auto stop = [this, &limits]() -> Result<DomainFacts> {
     Control& control = *thread_->control;
     const DomainId domid = identity_.domid;
@@ -179,6 +183,10 @@ Task<Result<void>> XenDomain::pause() {
   }
   unsettled_ = false;
   phase_ = Phase::paused;
+  // One that took very long says nothing about the next one.
+  const auto took = std::min(
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - asked), kUsualStopMax);
+  usual_stop_ = usual_stop_.count() == 0 ? took : (usual_stop_ * 3 + took) / 4;
   spdlog::trace("xen: domain={} stop_ms={:.2f}", identity_.domid, ms_since(asked));
   if (memory_.mapped() && stopped.value().pages != mapped_pages_) {
     co_return co_await run_on(fail(ErrorCode::try_again,

@@ -1,6 +1,7 @@
 // A domain that runs on this host's Xen.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <span>
@@ -75,6 +76,7 @@ class XenDomain final : public Domain {
   DirtySet first_pages_;            ///< To be told by the next take_dirty(), besides the log.
   Phase phase_ = Phase::running;
   bool unsettled_ = false;  ///< A step failed: look at the guest before the next attempt.
+  std::chrono::microseconds usual_stop_{0};  ///< A moving mean of successful pauses.
   std::shared_ptr<Collection> collection_;
   std::unique_ptr<GuestThread> thread_;  ///< Last: it is done before the others go.
 };

@@ -88,7 +88,10 @@ Result<void> Lab::create_domain(const std::string& host, const std::string& name
                                 const std::string& address, unsigned vcpus) {
   BOOST_OUTCOME_TRY(
       command({"domain", host, name, "--address", address, "--vcpus", std::to_string(vcpus)}));
-  BOOST_OUTCOME_TRY(exec(host, "xl create /etc/xen/" + name + ".cfg", seconds(180)));
+  // xl's own watch over a domain may or may not survive its first suspension: no matter then.
+  BOOST_OUTCOME_TRY(
+      exec(host, "f=/etc/xen/" + name + ".cfg; echo 'on_reboot=\"destroy\"' >> $f; xl create $f",
+           seconds(180)));
   // The last port that it opens.
   const bool serves = eventually([&address] {
     return command(
