@@ -82,7 +82,7 @@ Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid
     }
     const bool first = asked && looks == 1;
     std::this_thread::sleep_for(
-        first ? std::max(limits.usual / 2, kLookMin)
+        first ? std::max(limits.usual / 4, kLookMin)
               : std::clamp(limits.usual / kLooksPerSuspension, kLookMin, kLookMax));
   }
 }

@@ -30,7 +30,7 @@ struct SuspendLimits {
   std::chrono::milliseconds answer{5'000};
   /// To stand still, once it has taken it.
   std::chrono::milliseconds suspend{30'000};
-  /// How long it takes as a rule (0: not known): nobody looks in the first half of that.
+  /// How long it takes as a rule (0: not known): nobody looks in the first quarter of that.
   std::chrono::microseconds usual{0};
 };
 
