@@ -47,9 +47,9 @@ struct ConnectionReport {
   std::string failure;  ///< Why the connection broke; empty if it did not.
   std::uint64_t bytes_verified = 0;
   std::uint64_t bytes_wrong = 0;
-  std::uint64_t operations = 0;  ///< Receipts, blocks echoed, requests; 0 for streams.
+  std::uint64_t operations = 0;     ///< Receipts, blocks echoed, requests; 0 for streams.
   std::vector<float> operation_ms;  ///< How long each operation took, in their order.
-  double longest_gap_ms = 0;     ///< Longest time without a verified byte, marked or not.
+  double longest_gap_ms = 0;        ///< Longest time without a verified byte, marked or not.
   /// Longest silence before the first mark: what protection itself costs.
   double longest_gap_before_ms = 0;
   /// From the last mark to the end of the silence that it caused: the longest one that began before
