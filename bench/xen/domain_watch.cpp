@@ -4,9 +4,9 @@
 //   domain_watch DOMAIN SECONDS [STANDSTILLS]    ends after SECONDS, or after so many standstills
 //
 // A standstill is the time in which Xen lists the domain as suspended (or paused), looked up every
-// millisecond: the guest runs not one instruction. Before it lies the time from the toolstack's
-// word in xenstore (control/shutdown) to the standstill, in which the guest freezes itself.
-// Prints one line of JSON.
+// two milliseconds: the guest runs not one instruction. Before it lies the time from the
+// toolstack's word in xenstore (control/shutdown) to the standstill, in which the guest freezes
+// itself. Prints one line of JSON.
 #include <poll.h>
 #include <sched.h>
 
@@ -80,7 +80,7 @@ int watch(unsigned domain, double seconds, std::size_t enough) {
   auto last_look = begun;
   while (ms_since(begun) < seconds * 1000 && standstill_ms.size() < enough) {
     pollfd event = {xs_fileno(store), POLLIN, 0};
-    (void)poll(&event, 1, 1);
+    (void)poll(&event, 1, 2);
     const bool asked = suspend_asked(store, path);
     xc_domaininfo_t info = {};
     if (xc_domain_getinfolist(control, domain, 1, &info) != 1 || info.domain != domain) {
