@@ -7,7 +7,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kLookEvery = std::chrono::microseconds(500);
+constexpr auto kLookEvery = std::chrono::milliseconds(5);
 constexpr std::string_view kRequest = "suspend";
 constexpr unsigned kPausesMax = 16;
 
