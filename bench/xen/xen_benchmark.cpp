@@ -152,6 +152,8 @@ Result<void> prepare_host(const char* host) {
           "END\n"
           "cat >/tmp/bench-receive <<'END'\n"
           "#!/bin/sh\n"
+          // socat, when the sender is dead, ends what it has started: here the takeover begins.
+          "trap '' TERM HUP\n"
           "echo $$ >/tmp/receive.pid\n"
           "exec xl migrate-receive -r -e 2>/tmp/receive.log\n"
           "END\n"
