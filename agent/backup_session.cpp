@@ -106,8 +106,7 @@ BackupSession::BackupSession(const HostServices& services, std::shared_ptr<const
       promotion_(promotion_config(services, record), decisions_, services.arbiter),
       on_end_(std::move(on_end)),
       outputs_(standby_->outputs().begin(), standby_->outputs().end()),
-      wake_(services.executor),
-      image_idle_(services.executor) {}
+      wake_(services.executor) {}
 
 BackupSession::~BackupSession() = default;
 
@@ -266,11 +265,12 @@ Task<void> BackupSession::work_on_image(const std::function<void()>& work) {
   image_at_work_ = true;
   co_await run_on(services_.workers, work);
   image_at_work_ = false;
-  image_idle_.notify();
+  image_idle_.notify_all();
 }
 
 Task<void> BackupSession::wait_for_image() {
-  while (image_at_work_) co_await image_idle_.wait();
+  const auto idle = [this] { return !image_at_work_; };
+  co_await image_idle_.wait_until(idle, Instant::max());
 }
 
 Task<void> BackupSession::apply(EpochId epoch) {

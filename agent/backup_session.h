@@ -25,6 +25,7 @@
 #include "agent/host_services.h"
 #include "agent/protection_messages.h"
 #include "agent/signal.h"
+#include "base/condition.h"
 #include "checkpoint/backup_image.h"
 #include "checkpoint/epoch_backup.h"
 #include "failover/promotion.h"
@@ -132,7 +133,7 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   std::vector<std::byte> addresses_;
   std::optional<PromotionRecord> promotion_record_;
   Signal wake_;
-  Signal image_idle_;
+  Condition image_idle_;
   bool image_at_work_ = false;  ///< A worker reads or writes it.
   bool ended_ = false;
 

@@ -56,9 +56,7 @@ PrimarySession::PrimarySession(const HostServices& services, std::shared_ptr<con
       domain_(domain),
       record_(record),
       decisions_(decisions_config(services, record, taken_up_again)),
-      wake_(services.executor),
-      changed_(services.executor),
-      drive_ended_(services.executor) {
+      wake_(services.executor) {
   if (taken_up_again) {
     // The rules of the earlier run still drop everything; taking them over changes nothing for the
     // guest's peers, but lets us release again once a checkpoint is committed.
@@ -101,12 +99,13 @@ Task<void> PrimarySession::drive() {
     if (!ended_) carry_out(decisions_.on_tick(now()));
   }
   driving_ = false;
-  drive_ended_.notify();
+  drive_ended_.notify_all();
   if (on_end_) std::exchange(on_end_, nullptr)(end_);
 }
 
 Task<void> PrimarySession::wait_for_drive() {
-  while (driving_) co_await drive_ended_.wait();
+  const auto ended = [this] { return !driving_; };
+  co_await drive_ended_.wait_until(ended, Instant::max());
 }
 
 Task<void> PrimarySession::keep_link() {
@@ -255,7 +254,7 @@ void PrimarySession::carry_out(const EpochPrimary::Actions& actions) {
     }
   }
   wake_.notify();
-  changed_.notify();
+  changed_.notify_all();
 }
 
 void PrimarySession::report(const EpochPrimary::Report& report) {
@@ -576,10 +575,8 @@ Task<Result<void>> PrimarySession::solo() {
   const auto self = shared_from_this();
   BOOST_OUTCOME_CO_TRY(auto actions, decisions_.on_operator_solo(now()));
   carry_out(actions);
-  const Instant limit = now() + std::chrono::seconds(5);
-  while (decisions_.state() != EpochPrimary::State::solo && !ended_ && now() < limit) {
-    co_await changed_.wait_until(limit);
-  }
+  const auto settled = [this] { return decisions_.state() == EpochPrimary::State::solo || ended_; };
+  co_await changed_.wait_until(settled, now() + std::chrono::seconds(5));
   if (decisions_.state() != EpochPrimary::State::solo) {
     co_return fail(ErrorCode::failed, "the gate stays closed: {}", last_problem_);
   }
@@ -591,9 +588,9 @@ Task<Result<void>> PrimarySession::unprotect() {
   BOOST_OUTCOME_CO_TRY(auto actions, decisions_.on_unprotect(now()));
   unprotect_asked_ = true;
   carry_out(actions);
-  const Instant limit = now() + std::chrono::seconds(8);
-  while (!ended_ && now() < limit) co_await changed_.wait_until(limit);
-  if (!ended_) {
+  const auto over = [this] { return ended_; };
+  const bool ended = co_await changed_.wait_until(over, now() + std::chrono::seconds(8));
+  if (!ended) {
     co_return fail(ErrorCode::timed_out,
                    "{} has not confirmed that its image is gone; output stays held", record_.peer);
   }
@@ -678,7 +675,7 @@ void PrimarySession::finish(PrimaryEnd end) {
   }
   // drive() tells the end: until it has come to its own, a capture may be under way.
   wake_.notify();
-  changed_.notify();
+  changed_.notify_all();
 }
 
 // --- status ---

@@ -34,6 +34,7 @@
 #include "agent/pause_statistics.h"
 #include "agent/protection_messages.h"
 #include "agent/signal.h"
+#include "base/condition.h"
 #include "checkpoint/checkpoint_encoder.h"
 #include "checkpoint/device_state.h"
 #include "checkpoint/epoch_primary.h"
@@ -138,9 +139,9 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   EpochPrimary decisions_;
   EndHandler on_end_;
   Signal wake_;
-  Signal changed_;  ///< Notified whenever the decisions' state may have changed: solo() and
-                    ///< unprotect() wait for it.
-  Signal drive_ended_;
+  Condition changed_;  ///< Notified whenever the decisions' state may have changed: solo() and
+                       ///< unprotect() wait for it.
+  Condition drive_ended_;
   std::deque<EpochPrimary::Action> pending_;
   bool driving_ = false;  ///< drive() has not ended: it may be in the middle of a capture.
   bool ended_ = false;

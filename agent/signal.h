@@ -10,9 +10,9 @@
 
 namespace understudy {
 
-/// One coroutine waits, others notify; several may wait if all wait without a deadline, and each
-/// checks its condition again. A notification with nobody waiting is kept (once), so that none is
-/// lost between the check of a condition and the wait for it. All on one thread.
+/// One coroutine waits, others notify. A notification with nobody waiting is kept (once), so that
+/// none is lost between the check of a condition and the wait for it. All on one thread. Where
+/// several wait, or for state that can be asked: base/condition.h.
 class Signal {
  public:
   explicit Signal(const boost::asio::any_io_executor& executor) : timer_(executor) {}
@@ -30,15 +30,12 @@ class Signal {
   /// Waits until notified or until `deadline`; true if notified.
   Task<bool> wait_until(std::chrono::steady_clock::time_point deadline) {
     if (!std::exchange(notified_, false)) {
-      // To set it anew would end the waits of others.
-      if (timer_.expiry() != deadline) timer_.expires_at(deadline);
+      timer_.expires_at(deadline);
       co_await timer_.async_wait(boost::asio::as_tuple(boost::asio::use_awaitable));
       co_return std::exchange(notified_, false);
     }
     co_return true;
   }
-  /// Waits until notified.
-  Task<void> wait() { co_await wait_until(std::chrono::steady_clock::time_point::max()); }
 
  private:
   boost::asio::steady_timer timer_;

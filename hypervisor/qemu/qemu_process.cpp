@@ -19,7 +19,7 @@
 #include <fstream>
 #include <iterator>
 
-#include "hypervisor/condition.h"
+#include "base/condition.h"
 #include "hypervisor/qemu/pidfd.h"
 
 namespace understudy {

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "hypervisor/condition.h"
+#include "base/condition.h"
 
 namespace understudy {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "hypervisor/condition.h"
+#include "base/condition.h"
 #include "hypervisor/domain.h"
 #include "hypervisor/xen/blocking_thread.h"
 #include "hypervisor/xen/control.h"
