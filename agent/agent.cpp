@@ -9,7 +9,7 @@
 #include <boost/json.hpp>
 
 #include "agent/metrics.h"
-#include "agent/workers.h"
+#include "base/run_on.h"
 #include "hypervisor/qemu/qemu_hypervisor.h"
 #include "hypervisor/xen/xen_hypervisor.h"
 #include "netbuffer/output_gate.h"
@@ -346,20 +346,26 @@ Task<Result<Agent::Entry*>> Agent::find_or_take(std::string name) {
     co_return domain.error();
   }
   // Another request may have been faster.
-  if (auto found = find(name); found) co_return found;
+  if (entries_.contains(name)) co_return find_running(name);
   auto owned = std::make_shared<Entry>();
   Entry& entry = *owned;
   entry.record.name = name;
   entry.record.generation = Generation(1);
-  entry.domain = std::move(domain.value());
-  entry.record.config = entry.domain->config().to_json();
-  entry.record.runtime = entry.domain->runtime_state();
-  if (auto saved = save(entry); !saved) co_return saved.error();
+  if (auto taken_in = take_in(entry, std::move(domain.value())); !taken_in) {
+    co_return taken_in.error();
+  }
   entries_[name] = std::move(owned);
   watch_exit(entry);
   events_.record(Severity::info, name, "domain_found",
                  fmt::format("runs on {} ({})", config_.name, entry.domain->accelerator_name()));
   co_return &entry;
+}
+
+Result<void> Agent::take_in(Entry& entry, std::unique_ptr<Domain> domain) {
+  entry.domain = std::move(domain);
+  entry.record.config = entry.domain->config().to_json();
+  entry.record.runtime = entry.domain->runtime_state();
+  return save(entry);
 }
 
 Result<void> Agent::save(const Entry& entry) {
@@ -500,14 +506,11 @@ Task<Result<json::value>> Agent::start_domain(const std::string& config_toml,
     entries_.erase(name);
     co_return domain.error();
   }
-  entry.domain = std::move(domain.value());
-  entry.record.config = entry.domain->config().to_json();
-  entry.record.runtime = entry.domain->runtime_state();
-  if (auto saved = save(entry); !saved) {
+  if (auto taken_in = take_in(entry, std::move(domain.value())); !taken_in) {
     // A domain that the next agent would not find is worse than none.
     (void)co_await entry.domain->destroy();
     entries_.erase(name);
-    co_return saved.error();
+    co_return taken_in.error();
   }
   watch_exit(entry);
   events_.record(Severity::info, name, "domain_started",
@@ -630,12 +633,8 @@ Task<std::vector<Finding>> Agent::local_findings(const Entry& entry, const std::
 
 // Also on the backup: it will be the primary one day.
 Task<Finding> Agent::gate_finding() {
-  std::optional<Error> failure;
-  const std::function<void()> probe = [&failure] {
-    if (auto probed = probe_gate(); !probed) failure = probed.error();
-  };
-  co_await run_on(workers_.get_executor(), probe);
-  if (failure) co_return refusal("gate", failure->message());
+  const auto probed = co_await run_on(workers_.get_executor(), probe_gate);
+  if (!probed) co_return refusal("gate", probed.error().message());
   co_return fine("gate", "the kernel can hold a domain's frames");
 }
 
@@ -1091,13 +1090,10 @@ Task<void> Agent::end_backup(std::string name, BackupEnd end, std::unique_ptr<Do
     co_return;
   }
   entry.promotion = session->promotion_record();
-  entry.domain = std::move(promoted);
   entry.conditions.clear();
   entry.record.role = Role::unprotected;
-  entry.record.config = entry.domain->config().to_json();
-  entry.record.runtime = entry.domain->runtime_state();
-  if (auto saved = save(entry); !saved)
-    events_.record(Severity::critical, name, "state_not_saved", saved.error().message());
+  if (auto taken_in = take_in(entry, std::move(promoted)); !taken_in)
+    events_.record(Severity::critical, name, "state_not_saved", taken_in.error().message());
   watch_exit(entry);
   peers_->tell_now();
 }

@@ -119,6 +119,9 @@ class Agent {
   /// The entry, or a new one for a domain of that name that somebody else started here.
   Task<Result<Entry*>> find_or_take(std::string name);
   boost::json::object status_of(const Entry& entry) const;
+  /// From now on `domain` is the entry's. The error is that of save(); it is the entry's all the
+  /// same.
+  Result<void> take_in(Entry& entry, std::unique_ptr<Domain> domain);
   Result<void> save(const Entry& entry);
   Task<void> forget(std::string name);
 

@@ -10,7 +10,7 @@
 #include <boost/json.hpp>
 #include <cmath>
 
-#include "agent/workers.h"
+#include "base/run_on.h"
 #include "checkpoint/records.h"
 #include "netbuffer/announce.h"
 
@@ -167,13 +167,8 @@ Task<Result<void>> BackupSession::take(transport::Frame frame) {
       if (!begin.complete_copy()) co_return image_->begin(begin);
       // Gives back the memory of the old image, which takes time, and takes away what an apply()
       // under way works on.
-      std::optional<Error> failure;
-      const std::function<void()> start_over = [this, &begin, &failure] {
-        if (auto begun = image_->begin(begin); !begun) failure = begun.error();
-      };
-      co_await work_on_image(start_over);
-      if (failure) co_return *failure;
-      co_return ok();
+      const auto start_over = [this, &begin] { return image_->begin(begin); };
+      co_return co_await work_on_image(start_over);
     }
     case FrameType::page_batch:
       co_return image_->add(std::move(frame.payload));
@@ -260,12 +255,14 @@ void BackupSession::report(const EpochBackup::Report& report) {
 }
 
 // One after another: whoever discards or resumes the image waits for the end, too.
-Task<void> BackupSession::work_on_image(const std::function<void()>& work) {
+template <typename Work>
+Task<std::invoke_result_t<Work&>> BackupSession::work_on_image(Work& work) {
   co_await wait_for_image();
   image_at_work_ = true;
-  co_await run_on(services_.workers, work);
+  auto result = co_await run_on(services_.workers, work);
   image_at_work_ = false;
   image_idle_.notify_all();
+  co_return result;
 }
 
 Task<void> BackupSession::wait_for_image() {
@@ -274,8 +271,8 @@ Task<void> BackupSession::wait_for_image() {
 }
 
 Task<void> BackupSession::apply(EpochId epoch) {
-  const std::function<void()> write_pages = [this] { image_->apply(); };
-  co_await work_on_image(write_pages);
+  const auto write_pages = [this] { return image_->apply(); };
+  (void)co_await work_on_image(write_pages);
   ++checkpoints_;
   (void)co_await carry_out(decisions_.on_applied(epoch));
   co_await carry_out_promotion(promotion_.on_applied(now()));
@@ -338,13 +335,11 @@ Task<void> BackupSession::carry_out_promotion(Promotion::Actions actions) {
       record_.generation = persist->generation;
       if (link_ != nullptr) link_->close();
       // Synced to disk on a worker: the last epoch may be applied meanwhile.
-      std::optional<Error> failure;
-      const std::function<void()> store = [this, &failure, record = record_] {
-        if (auto saved = services_.store.save(record); !saved) failure = saved.error();
-      };
-      co_await run_on(services_.workers, store);
-      if (failure) {
-        promotion_failed(failure->in("the raised generation could not be stored").message());
+      const DomainRecord record = record_;
+      const auto store = [this, &record] { return services_.store.save(record); };
+      const auto stored = co_await run_on(services_.workers, store);
+      if (!stored) {
+        promotion_failed(stored.error().in("the raised generation could not be stored").message());
       } else {
         co_await carry_out_promotion(promotion_.on_generation_persisted(now()));
       }

@@ -109,7 +109,8 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   Task<Result<void>> carry_out(EpochBackup::Actions actions);
   void report(const EpochBackup::Report& report);
   Task<void> apply(EpochId epoch);
-  Task<void> work_on_image(const std::function<void()>& work);
+  template <typename Work>
+  Task<std::invoke_result_t<Work&>> work_on_image(Work& work);
   Task<void> wait_for_image();
   Result<void> begin_promotion(Promotion::Actions actions, std::string_view cause_word);
   Task<void> carry_out_promotion(Promotion::Actions actions);

@@ -8,15 +8,13 @@
 
 #include <sched.h>
 
-#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
-#include <boost/asio/use_awaitable.hpp>
 #include <functional>
-#include <optional>
 #include <type_traits>
 #include <utility>
 
+#include "base/run_on.h"
 #include "base/task.h"
 
 namespace understudy::xen {
@@ -39,17 +37,10 @@ class BlockingThread {
     });
   }
 
-  /// Runs `work` there and comes back with its result. `work` must be a named function of the
-  /// caller: GCC 12 destroys a temporary of a co_await expression twice.
+  /// Runs `work` there and comes back with its result; see run_on().
   template <typename Work>
   Task<std::invoke_result_t<Work&>> run(Work& work) {
-    std::optional<std::invoke_result_t<Work&>> result;
-    const auto body = [&work, &result]() -> Task<void> {
-      result.emplace(work());
-      co_return;
-    };
-    co_await boost::asio::co_spawn(pool_.get_executor(), body, boost::asio::use_awaitable);
-    co_return std::move(*result);
+    return run_on(pool_.get_executor(), work);
   }
 
   /// Runs `work` there some time, without telling when. It must own what it uses.
