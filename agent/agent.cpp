@@ -9,6 +9,7 @@
 #include <boost/json.hpp>
 
 #include "agent/metrics.h"
+#include "agent/replay_options.h"
 #include "base/run_on.h"
 #include "hypervisor/qemu/qemu_hypervisor.h"
 #include "hypervisor/xen/xen_hypervisor.h"
@@ -21,6 +22,25 @@ namespace json = boost::json;
 
 Instant now() {
   return std::chrono::steady_clock::now();
+}
+
+// Replay options with some of them set anew.
+Result<json::value> merged(const json::value& options, const json::value& changes) {
+  json::object all = options.is_object() ? options.get_object() : json::object();
+  if (const auto* object = changes.if_object(); object != nullptr) {
+    for (const auto& member : *object) {
+      if (member.key() != "ports" || !member.value().is_object()) {
+        all[member.key()] = member.value();
+        continue;
+      }
+      if (!all.contains("ports")) all["ports"] = json::object();
+      auto& ports = all["ports"].as_object();
+      for (const auto& port : member.value().get_object()) ports[port.key()] = port.value();
+    }
+  }
+  json::value result(std::move(all));
+  BOOST_OUTCOME_TRY(replay_options_from(result));
+  return result;
 }
 
 void rethrow(const std::exception_ptr& failure) {
@@ -310,7 +330,7 @@ Task<void> Agent::protect_again(std::string name) {
       continue;
     json::array findings;
     const ProtectRequest request{record.peer, record.mode,
-                                 std::chrono::microseconds(record.interval_us)};
+                                 std::chrono::microseconds(record.interval_us), record.replay};
     auto begun = co_await protect(name, request, findings);
     if (begun) co_return;
     spdlog::warn("domain={} protecting again failed: {}", name, begun.error().message());
@@ -372,7 +392,16 @@ Result<void> Agent::save(const Entry& entry) {
   return store_.save(entry.record);
 }
 
+void Agent::remove_replay_gate(Entry& entry) {
+  const auto gate = std::exchange(entry.replay_gate, nullptr);
+  if (gate == nullptr) return;
+  if (auto removed = gate->remove(); !removed)
+    spdlog::warn("domain={} {}", entry.record.name, removed.error().message());
+}
+
 Task<void> Agent::forget(std::string name) {
+  if (const auto found = entries_.find(name); found != entries_.end())
+    remove_replay_gate(*found->second);
   if (auto removed = store_.remove(name); !removed) spdlog::error("{}", removed.error().message());
   entries_.erase(name);
   co_return;
@@ -408,6 +437,8 @@ json::object Agent::status_of(const Entry& entry) const {
     } else {
       status["state"] = "running";
       status["gate"] = {{"state", "open"}};
+      if (entry.replay_gate && !entry.replay_gate->opened())
+        status["replay"] = entry.replay_gate->to_json();
       conditions.remove("BackupReachable");
       conditions.remove("KeepingUp");
       conditions.remove("Progressing");
@@ -588,6 +619,7 @@ Task<void> Agent::on_exit(std::string name, DomainExit exit) {
     co_await forget(name);
   } else {
     entry.failure = exit.description;
+    remove_replay_gate(entry);
     entry.domain.reset();
     if (auto removed = store_.remove(name); !removed)
       spdlog::error("{}", removed.error().message());
@@ -599,8 +631,13 @@ Task<void> Agent::on_exit(std::string name, DomainExit exit) {
 Task<std::vector<Finding>> Agent::local_findings(const Entry& entry, const std::string& to,
                                                  const std::string& mode) {
   std::vector<Finding> findings;
-  if (mode != "remus")
-    findings.push_back(refusal("mode", fmt::format("'{}' is no mode; there is: remus", mode)));
+  if (!is_mode(mode)) {
+    findings.push_back(
+        refusal("mode", fmt::format("'{}' is no mode; there are: remus, replay", mode)));
+  } else if (mode == "replay") {
+    if (const auto progress = entry.domain->input_progress(); !progress)
+      findings.push_back(refusal("mode replay", progress.error().message()));
+  }
   if (entry.primary && entry.primary->decisions().state() != EpochPrimary::State::solo) {
     findings.push_back(refusal("protection", fmt::format("{} is protected with {} already",
                                                          entry.record.name, entry.record.peer)));
@@ -720,11 +757,15 @@ Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectR
     co_await session->retire();
     entry->primary.reset();
   }
+  // A protection judges output of one execution: the replay's has to be over.
+  while (entry->replay_gate != nullptr && entry->replay_gate->replaying())
+    co_await sleep_for(std::chrono::milliseconds(5));
   DomainRecord before = entry->record;
   entry->record.role = Role::primary;
   entry->record.peer = request.to;
   entry->record.mode = request.mode;
   entry->record.interval_us = static_cast<std::uint64_t>(request.interval.count());
+  entry->record.replay = request.replay;
   entry->record.protection = random_number();
   entry->record.solo = false;
   entry->record.protect_again = false;
@@ -739,8 +780,9 @@ Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectR
 }
 
 void Agent::begin_primary(Entry& entry, bool taken_up_again) {
-  entry.primary = std::make_shared<PrimarySession>(services(), entries_.at(entry.record.name),
-                                                   *entry.domain, entry.record, taken_up_again);
+  entry.primary =
+      std::make_shared<PrimarySession>(services(), entries_.at(entry.record.name), *entry.domain,
+                                       entry.record, entry.replay_gate, taken_up_again);
   entry.primary->start([this, name = entry.record.name](PrimaryEnd end) {
     boost::asio::co_spawn(context_, end_primary(name, end), rethrow);
   });
@@ -814,15 +856,34 @@ Task<Result<json::value>> Agent::solo(const std::string& name, bool promised) {
   co_return json::value(status_of(*entry));
 }
 
-Result<json::value> Agent::set_interval(const std::string& name,
-                                        std::chrono::microseconds interval) {
-  BOOST_OUTCOME_TRY(auto* entry, find_running(name));
-  if (!entry->primary) return fail(ErrorCode::usage, "{} is not protected", name);
-  entry->primary->set_interval(interval);
-  BOOST_OUTCOME_TRY(save(*entry));
-  events_.record(Severity::info, name, "interval_set",
-                 fmt::format("epochs of {} us", interval.count()));
-  return json::value(status_of(*entry));
+Task<Result<json::value>> Agent::set(const std::string& name, const SetRequest& request) {
+  BOOST_OUTCOME_CO_TRY(auto* entry, find_running(name));
+  Claim claim(*entry);
+  if (!claim.valid()) co_return Claim::refused(name);
+  if (!entry->primary) co_return fail(ErrorCode::usage, "{} is not protected", name);
+  DomainRecord changed = entry->record;
+  if (request.interval) changed.interval_us = static_cast<std::uint64_t>(request.interval->count());
+  if (request.mode) {
+    changed.mode = *request.mode;
+    if (changed.mode == "replay") {
+      BOOST_OUTCOME_CO_TRY(entry->domain->input_progress());
+    }
+  }
+  if (!request.replay.is_null()) {
+    if (changed.mode != "replay")
+      co_return fail(ErrorCode::usage, "{} is in {} mode: ports are of replay mode", name,
+                     changed.mode);
+    BOOST_OUTCOME_CO_TRY(changed.replay, merged(entry->record.replay, request.replay));
+  }
+  BOOST_OUTCOME_CO_TRY(store_.save(changed));
+  entry->record = std::move(changed);
+  const auto session = entry->primary;
+  if (auto told = co_await session->on_options_changed(); !told)
+    spdlog::warn("domain={} {}", name, told.error().message());
+  events_.record(
+      Severity::info, name, "options_set",
+      fmt::format("{} mode, epochs of {} us", entry->record.mode, entry->record.interval_us));
+  co_return json::value(status_of(*entry));
 }
 
 // --- requests: peers ---
@@ -1025,7 +1086,10 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
       }
       if (entry.backup->protection() == begin.protection &&
           begin.generation == entry.record.generation) {
-        co_return ProtectionReply{.accepted = true, .refusal = {}, .view = entry.backup->view()};
+        co_return ProtectionReply{.accepted = true,
+                                  .refusal = {},
+                                  .view = entry.backup->view(),
+                                  .log = entry.backup->log_position()};
       }
       // A new protection by the same primary, or a raised generation: what is held is of no use to
       // it any more.
@@ -1050,6 +1114,7 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
                   .peer = peer,
                   .mode = begin.mode,
                   .interval_us = begin.interval_us,
+                  .replay = begin.replay,
                   .config = begin.config,
                   .runtime = nullptr};
   entry.busy = true;
@@ -1067,8 +1132,10 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
   if (auto saved = save(entry); !saved) co_return give_up(saved.error());
   auto session = BackupSession::create(
       services(), entries_.at(begin.domain), entry.record, std::move(standby.value()),
-      [this, name = begin.domain](BackupEnd end, std::unique_ptr<Domain> promoted) {
-        boost::asio::co_spawn(context_, end_backup(name, end, std::move(promoted)), rethrow);
+      [this, name = begin.domain](BackupEnd end, std::unique_ptr<Domain> promoted,
+                                  std::shared_ptr<ReplayGate> replay_gate) {
+        boost::asio::co_spawn(
+            context_, end_backup(name, end, std::move(promoted), std::move(replay_gate)), rethrow);
       });
   if (!session) co_return give_up(session.error());
   entry.backup = session.value();
@@ -1078,7 +1145,8 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
   co_return ProtectionReply{.accepted = true, .refusal = {}, .view = entry.backup->view()};
 }
 
-Task<void> Agent::end_backup(std::string name, BackupEnd end, std::unique_ptr<Domain> promoted) {
+Task<void> Agent::end_backup(std::string name, BackupEnd end, std::unique_ptr<Domain> promoted,
+                             std::shared_ptr<ReplayGate> replay_gate) {
   const auto found = entries_.find(name);
   if (found == entries_.end()) co_return;
   Entry& entry = *found->second;
@@ -1090,6 +1158,7 @@ Task<void> Agent::end_backup(std::string name, BackupEnd end, std::unique_ptr<Do
     co_return;
   }
   entry.promotion = session->promotion_record();
+  entry.replay_gate = std::move(replay_gate);
   entry.conditions.clear();
   entry.record.role = Role::unprotected;
   if (auto taken_in = take_in(entry, std::move(promoted)); !taken_in)

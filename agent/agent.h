@@ -41,6 +41,14 @@ struct ProtectRequest {
   std::string to;
   std::string mode = "remus";
   std::chrono::microseconds interval{25'000};
+  boost::json::value replay;  ///< ReplayOptions, checked; null for the defaults.
+};
+
+/// What `set` is to change; what is not named stays.
+struct SetRequest {
+  std::optional<std::string> mode;
+  std::optional<std::chrono::microseconds> interval;
+  boost::json::value replay;  ///< Fields of ReplayOptions; ports are added to those that are set.
 };
 
 /// One host's agent. Everything runs on the io_context's one thread. Methods that answer requests
@@ -81,8 +89,7 @@ class Agent {
   Task<Result<boost::json::value>> unprotect(const std::string& name);
   Task<Result<boost::json::value>> promote(const std::string& name, bool force);
   Task<Result<boost::json::value>> solo(const std::string& name, bool promised);
-  Result<boost::json::value> set_interval(const std::string& name,
-                                          std::chrono::microseconds interval);
+  Task<Result<boost::json::value>> set(const std::string& name, const SetRequest& request);
 
   Result<boost::json::value> create_token(std::vector<std::string> addresses,
                                           std::chrono::seconds valid_for);
@@ -94,11 +101,13 @@ class Agent {
   /// coroutine may outlive the entry's place in the list.
   struct Entry {
     DomainRecord record;
-    std::unique_ptr<Domain> domain;            ///< Set where it runs.
-    std::shared_ptr<PrimarySession> primary;   ///< Set while protected.
-    std::shared_ptr<BackupSession> backup;     ///< Set while its image is held.
-    std::optional<PromotionRecord> promotion;  ///< The last one here.
-    std::optional<std::string> failure;        ///< Why it does not run, where it should.
+    std::unique_ptr<Domain> domain;              ///< Set where it runs.
+    std::shared_ptr<PrimarySession> primary;     ///< Set while protected.
+    std::shared_ptr<BackupSession> backup;       ///< Set while its image is held.
+    std::shared_ptr<PromotionRecord> promotion;  ///< The last one here.
+    /// Where its frames are carried by us: in replay mode, and after a replay.
+    std::shared_ptr<ReplayGate> replay_gate;
+    std::optional<std::string> failure;  ///< Why it does not run, where it should.
     bool starting = false;
     bool stopping = false;
     bool busy = false;  ///< A request is at work on it.
@@ -128,7 +137,9 @@ class Agent {
   Task<void> take_up_entry(DomainRecord record);
   void begin_primary(Entry& entry, bool taken_up_again);
   Task<void> end_primary(std::string name, PrimaryEnd end);
-  Task<void> end_backup(std::string name, BackupEnd end, std::unique_ptr<Domain> promoted);
+  Task<void> end_backup(std::string name, BackupEnd end, std::unique_ptr<Domain> promoted,
+                        std::shared_ptr<ReplayGate> replay_gate);
+  static void remove_replay_gate(Entry& entry);
   void watch_exit(Entry& entry);
   Task<void> on_exit(std::string name, DomainExit exit);
   Task<void> protect_again(std::string name);

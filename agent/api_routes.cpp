@@ -7,12 +7,15 @@
 #include <string_view>
 #include <vector>
 
+#include "agent/replay_options.h"
+
 namespace understudy {
 namespace {
 
 namespace json = boost::json;
 
 constexpr std::uint64_t kDefaultInterval_us = 25'000;
+constexpr std::uint64_t kDefaultReplayInterval_us = 1'000'000;
 
 unsigned http_status(ErrorCode code) {
   switch (code) {
@@ -88,6 +91,17 @@ class Body {
     }
     return fail(ErrorCode::usage, "field '{}': expected a whole number, not negative", field);
   }
+  /// Those fields that are ReplayOptions, checked; null if there are none.
+  [[nodiscard]] Result<json::value> replay_options() const {
+    json::object options;
+    for (const char* const field : {"ports", "on_divergence"}) {
+      if (const auto* value = object_.if_contains(field)) options[field] = *value;
+    }
+    if (options.empty()) return json::value(nullptr);
+    json::value value(std::move(options));
+    BOOST_OUTCOME_TRY(replay_options_from(value));
+    return value;
+  }
   [[nodiscard]] Result<bool> flag_or(std::string_view field, bool fallback) const {
     const auto* value = object_.if_contains(field);
     if (value == nullptr) return fallback;
@@ -155,11 +169,17 @@ Task<Result<HttpResponse>> domain_verb(Agent& agent, std::string name, std::stri
     co_return answer(200, checked);
   }
   if (verb == "protect") {
-    BOOST_OUTCOME_CO_TRY(const auto body, Body::parse(request.body, {"to", "mode", "interval_us"}));
+    BOOST_OUTCOME_CO_TRY(const auto body, Body::parse(request.body, {"to", "mode", "interval_us",
+                                                                     "ports", "on_divergence"}));
     ProtectRequest wanted;
     BOOST_OUTCOME_CO_TRY(wanted.to, body.text("to"));
     BOOST_OUTCOME_CO_TRY(wanted.mode, body.text_or("mode", "remus"));
-    BOOST_OUTCOME_CO_TRY(const auto interval_us, interval_from(body, kDefaultInterval_us));
+    BOOST_OUTCOME_CO_TRY(wanted.replay, body.replay_options());
+    if (wanted.mode != "replay" && !wanted.replay.is_null()) {
+      co_return fail(ErrorCode::usage, "ports and on_divergence are of mode replay");
+    }
+    const auto standard = wanted.mode == "replay" ? kDefaultReplayInterval_us : kDefaultInterval_us;
+    BOOST_OUTCOME_CO_TRY(const auto interval_us, interval_from(body, standard));
     wanted.interval = std::chrono::microseconds(interval_us);
     json::array findings;
     auto begun = co_await agent.protect(name, wanted, findings);
@@ -185,10 +205,25 @@ Task<Result<HttpResponse>> domain_verb(Agent& agent, std::string name, std::stri
     co_return answer(200, domain);
   }
   if (verb == "set") {
-    BOOST_OUTCOME_CO_TRY(const auto body, Body::parse(request.body, {"interval_us"}));
-    BOOST_OUTCOME_CO_TRY(const auto interval_us, interval_from(body, 0));
-    BOOST_OUTCOME_CO_TRY(const auto domain,
-                         agent.set_interval(name, std::chrono::microseconds(interval_us)));
+    BOOST_OUTCOME_CO_TRY(const auto body, Body::parse(request.body, {"mode", "interval_us", "ports",
+                                                                     "on_divergence"}));
+    SetRequest wanted;
+    BOOST_OUTCOME_CO_TRY(const auto mode, body.text_or("mode", ""));
+    if (!mode.empty() && !is_mode(mode)) {
+      co_return fail(ErrorCode::usage, "mode '{}': expected remus or replay", mode);
+    }
+    if (!mode.empty()) wanted.mode = mode;
+    BOOST_OUTCOME_CO_TRY(const auto given, body.number_or("interval_us", 0));
+    if (given != 0) {
+      BOOST_OUTCOME_CO_TRY(const auto interval_us, interval_from(body, 0));
+      wanted.interval = std::chrono::microseconds(interval_us);
+    }
+    BOOST_OUTCOME_CO_TRY(wanted.replay, body.replay_options());
+    if (!wanted.mode && !wanted.interval && wanted.replay.is_null()) {
+      co_return fail(ErrorCode::usage,
+                     "nothing to set: expected mode, interval_us, ports or on_divergence");
+    }
+    BOOST_OUTCOME_CO_TRY(const auto domain, co_await agent.set(name, wanted));
     co_return answer(200, domain);
   }
   co_return fail(ErrorCode::no_such, "no such request: POST {}", request.path);

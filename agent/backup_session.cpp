@@ -10,6 +10,7 @@
 #include <boost/json.hpp>
 #include <cmath>
 
+#include "agent/replay_options.h"
 #include "base/run_on.h"
 #include "checkpoint/records.h"
 #include "netbuffer/announce.h"
@@ -25,6 +26,8 @@ Instant now() {
 
 // After the first round: switches and neighbours that missed it get these.
 constexpr unsigned kAnnouncementRounds = 4;
+// Of frames that wait while pages are written; beyond it the primary waits.
+constexpr std::size_t kInboxBytesMax = std::size_t{32} << 20;
 constexpr auto kAnnouncementInterval = std::chrono::milliseconds(100);
 
 Promotion::Config promotion_config(const HostServices& services, const DomainRecord& record) {
@@ -50,10 +53,36 @@ std::string_view in_words(Promotion::Refusal refusal) {
   return "refused";
 }
 
+void report_replay(EventLog& events, const std::string& domain,
+                   const replay::Replayer::Report& report) {
+  using Event = replay::Replayer::Event;
+  const std::string_view word = replay::to_string(report.event);
+  switch (report.event) {
+    case Event::not_waited_for:
+    case Event::order_given_up:
+    case Event::order_complete:
+      spdlog::info("domain={} replay event={} flow=\"{}\" position={}", domain, word, report.flow,
+                   report.position);
+      return;
+    case Event::datagram_differs:
+      events.record(Severity::warning, domain, std::string(word),
+                    fmt::format("{}: an answer that contradicts the one at log position {} was "
+                                "dropped",
+                                report.flow, report.position));
+      return;
+    default:
+      events.record(Severity::warning, domain, std::string(word),
+                    fmt::format("{}: what was released at log position {} was not made again, "
+                                "stream offset {}",
+                                report.flow, report.position, report.offset),
+                    {{"position", report.position.value}, {"offset", report.offset}});
+  }
+}
+
 }  // namespace
 
 boost::json::object PromotionRecord::to_json(const std::string& domain) const {
-  const std::array<std::pair<std::string_view, std::optional<Instant>>, 8> named = {{
+  const std::array<std::pair<std::string_view, std::optional<Instant>>, 9> named = {{
       {"last_heartbeat", timeline.last_sign_of_life},
       {"dead", timeline.asked},
       {"decided", timeline.decided},
@@ -62,6 +91,7 @@ boost::json::object PromotionRecord::to_json(const std::string& domain) const {
       {"resumed", timeline.domain_resumed},
       {"announced", timeline.announced},
       {"announcements_done", timeline.done},
+      {"replayed", replay ? replay->ended : std::nullopt},
   }};
   std::vector<std::pair<std::string_view, Instant>> reached;
   for (const auto& [name, moment] : named) {
@@ -85,6 +115,16 @@ boost::json::object PromotionRecord::to_json(const std::string& domain) const {
                               {"cause", cause},
                               {"phases", std::move(phases)}};
   if (!message.empty()) json["message"] = message;
+  if (replay) {
+    boost::json::object told = {
+        {"covered_ms", static_cast<double>(replay->covered.count()) / 1000.0},
+        {"inputs", replay->inputs},
+        {"flows_diverged", replay->flows_diverged}};
+    // From when the guest ran: before, it could not take an input.
+    if (replay->ended && timeline.domain_resumed)
+      told["replay_ms"] = ms_between(*timeline.domain_resumed, *replay->ended);
+    json["replay"] = std::move(told);
+  }
   if (timeline.decided) {
     json["detect_ms"] =
         ms_between(timeline.last_sign_of_life.value_or(*timeline.decided), *timeline.decided);
@@ -103,6 +143,7 @@ BackupSession::BackupSession(const HostServices& services, std::shared_ptr<const
       standby_(std::move(standby)),
       image_(std::move(image)),
       decisions_(ProtectionId(record.protection), record.generation),
+      log_(ProtectionId(record.protection), record.generation, {}),
       promotion_(promotion_config(services, record), decisions_, services.arbiter),
       on_end_(std::move(on_end)),
       outputs_(standby_->outputs().begin(), standby_->outputs().end()),
@@ -131,21 +172,16 @@ Task<void> BackupSession::serve(std::shared_ptr<transport::Link> link) {
   const auto self = shared_from_this();
   if (link_ != nullptr) link_->close();
   link_ = link;
-  std::string problem;
-  while (!ended_ && !promoting()) {
-    auto frame = co_await link->receive();
-    if (!frame) {
-      problem = frame.error().message();
-      break;
-    }
-    if (ended_ || promoting() || link_ != link) break;
-    auto taken = co_await take(std::move(frame.value()));
-    if (!taken) {
-      problem = taken.error().message();
-      spdlog::warn("domain={} peer={} checkpoint refused: {}", record_.name, record_.peer, problem);
-      break;
-    }
-  }
+  const auto inbox = std::make_shared<Inbox>();
+  boost::asio::co_spawn(
+      services_.executor, [self, link, inbox] { return self->empty(link, inbox); },
+      [](const std::exception_ptr& failure) {
+        if (failure) std::rethrow_exception(failure);
+      });
+  co_await fill(link, inbox);
+  const auto taken = [&inbox] { return inbox->taken; };
+  co_await inbox->changed.wait_until(taken, Instant::max());
+  const std::string problem = inbox->problem;
   // A newer link may have taken this one's place: then the state is the newer one's business.
   if (link_ != link) co_return;
   link_.reset();
@@ -156,6 +192,69 @@ Task<void> BackupSession::serve(std::shared_ptr<transport::Link> link) {
   }
   const std::string farewell = problem.empty() ? "not a backup any more" : problem;
   co_await link->say_goodbye(farewell, std::chrono::milliseconds(200));
+}
+
+// Reads the link; what is of the log is dealt with at once.
+Task<void> BackupSession::fill(std::shared_ptr<transport::Link> link,
+                               std::shared_ptr<Inbox> inbox) {
+  const auto room = [this, &link, &inbox] {
+    return inbox->bytes < kInboxBytesMax || inbox->taken || !serves(link);
+  };
+  while (serves(link) && !inbox->taken) {
+    auto frame = co_await link->receive();
+    if (!frame) {
+      if (inbox->problem.empty()) inbox->problem = frame.error().message();
+      break;
+    }
+    if (!serves(link)) break;
+    if (frame.value().type == FrameType::input_log) {
+      if (auto taken = take_log(frame.value().payload); !taken) {
+        inbox->problem = taken.error().message();
+        spdlog::warn("domain={} peer={} log refused: {}", record_.name, record_.peer,
+                     inbox->problem);
+        break;
+      }
+      continue;
+    }
+    inbox->bytes += frame.value().payload.size();
+    inbox->frames.push_back(std::move(frame.value()));
+    inbox->changed.notify_all();
+    co_await inbox->changed.wait_until(room, Instant::max());
+  }
+  inbox->closed = true;
+  inbox->changed.notify_all();
+}
+
+// Takes the rest in, one frame after another.
+Task<void> BackupSession::empty(std::shared_ptr<transport::Link> link,
+                                std::shared_ptr<Inbox> inbox) {
+  const auto self = shared_from_this();
+  const auto something = [&inbox] { return inbox->closed || !inbox->frames.empty(); };
+  for (;;) {
+    co_await inbox->changed.wait_until(something, Instant::max());
+    // What a broken link left is of no use: what it belongs to will never be whole.
+    if (inbox->closed || !serves(link)) break;
+    transport::Frame frame = std::move(inbox->frames.front());
+    inbox->frames.pop_front();
+    inbox->bytes -= frame.payload.size();
+    inbox->changed.notify_all();
+    auto taken = co_await take(std::move(frame));
+    if (!taken) {
+      inbox->problem = taken.error().message();
+      spdlog::warn("domain={} peer={} checkpoint refused: {}", record_.name, record_.peer,
+                   inbox->problem);
+      link->close();
+      break;
+    }
+  }
+  inbox->taken = true;
+  inbox->changed.notify_all();
+}
+
+Result<void> BackupSession::take_log(std::span<const std::byte> payload) {
+  BOOST_OUTCOME_TRY(auto batch, replay::decode_log_batch(payload));
+  BOOST_OUTCOME_TRY(const auto acknowledged, log_.on_batch(std::move(batch)));
+  return link_->send_urgent(FrameType::log_acknowledgement, replay::encode(acknowledged));
 }
 
 Task<Result<void>> BackupSession::take(transport::Frame frame) {
@@ -193,6 +292,14 @@ Task<Result<void>> BackupSession::take(transport::Frame frame) {
       co_return co_await carry_out(
           decisions_.on_unprotect(end.protection, decisions_.generation()));
     }
+    case FrameType::protection_options: {
+      BOOST_OUTCOME_CO_TRY(auto options, decode_protection_options(frame.payload));
+      BOOST_OUTCOME_CO_TRY(replay_options_from(options.replay));
+      record_.mode = std::move(options.mode);
+      record_.interval_us = options.interval_us;
+      record_.replay = std::move(options.replay);
+      co_return services_.store.save(record_);
+    }
     default:
       break;
   }
@@ -203,6 +310,10 @@ Task<Result<void>> BackupSession::take(transport::Frame frame) {
 Task<Result<void>> BackupSession::carry_out(EpochBackup::Actions actions) {
   for (const auto& action : actions) {
     if (const auto* acknowledge = std::get_if<EpochBackup::Acknowledge>(&action)) {
+      if (log_.last_position().value > 0) {
+        BOOST_OUTCOME_CO_TRY(log_.on_committed(acknowledge->epoch));
+      }
+      committed_at_ = now();
       if (const auto link = link_; link != nullptr) {
         BOOST_OUTCOME_CO_TRY(
             co_await link->send(FrameType::acknowledgement, {},
@@ -294,13 +405,14 @@ Result<void> BackupSession::begin_promotion(Promotion::Actions actions,
                   "{} is not promoted: {}", record_.name, in_words(refused->refusal));
     }
   }
-  promotion_record_ = PromotionRecord{.generation = promotion_.generation(),
-                                      .cause = std::string(cause_word),
-                                      .outcome = "in_progress",
-                                      .message = {},
-                                      .timeline = promotion_.timeline(),
-                                      .wall_clock = std::chrono::system_clock::now(),
-                                      .monotonic = now()};
+  log_.on_promote_decided();
+  promotion_record_ = std::make_shared<PromotionRecord>();
+  promotion_record_->generation = promotion_.generation();
+  promotion_record_->cause = cause_word;
+  promotion_record_->outcome = "in_progress";
+  promotion_record_->timeline = promotion_.timeline();
+  promotion_record_->wall_clock = std::chrono::system_clock::now();
+  promotion_record_->monotonic = now();
   services_.events.record(Severity::critical, record_.name, "promotion_started",
                           fmt::format("taking over from {} ({}), epoch {}", record_.peer,
                                       cause_word, decisions_.committed()),
@@ -363,13 +475,60 @@ Task<void> BackupSession::resume() {
   }
   const std::vector<std::byte> device_state(image_->committed_device_state().begin(),
                                             image_->committed_device_state().end());
+  // Output was released on the strength of the log: without it nothing may run.
+  if (auto prepared = prepare_replay(); !prepared) {
+    promotion_failed(prepared.error().in("the input log cannot be replayed").message());
+    co_return;
+  }
   auto domain = co_await standby_->promote(device_state);
   if (!domain) {
     promotion_failed(domain.error().message());
     co_return;
   }
   promoted_ = std::move(domain.value());
+  if (replay_gate_ != nullptr) replay_gate_->begin_replay();
   co_await carry_out_promotion(promotion_.on_resumed(now()));
+}
+
+// From here on nothing reaches the guest, and nothing of it the network, but by the replayer.
+Result<void> BackupSession::prepare_replay() {
+  auto replayable = log_.take();
+  BOOST_OUTCOME_TRY(auto translator, replay::Translator::decode(replayable.translations));
+  if (replayable.records.empty() && translator.empty()) return ok();
+  BOOST_OUTCOME_TRY(const ReplayOptions options, replay_options_from(record_.replay));
+  BOOST_OUTCOME_TRY(replay_gate_, ReplayGate::close(services_.executor, record_.name, outputs_));
+  replay::Replayer::Config config;
+  config.on_divergence = options.on_divergence;
+  const auto record = promotion_record_;
+  const Instant until = record->timeline.last_sign_of_life.value_or(now());
+  record->replay = ReplayRecord{};
+  record->replay->begun = now();
+  if (until > committed_at_) {
+    record->replay->covered =
+        std::chrono::duration_cast<std::chrono::microseconds>(until - committed_at_);
+  }
+  const std::weak_ptr<ReplayGate> weak = replay_gate_;
+  replay_gate_->lead(
+      replay::Replayer(config, now(), std::move(replayable.records), std::move(translator)),
+      {.report = [&events = services_.events, name = record_.name](
+                     const replay::Replayer::Report& told) { report_replay(events, name, told); },
+       .replayed =
+           [&events = services_.events, name = record_.name, record, weak] {
+             const auto gate = weak.lock();
+             if (gate == nullptr || !gate->replayer()) return;
+             const auto& statistics = gate->replayer()->statistics();
+             record->replay->ended = now();
+             record->replay->inputs = statistics.inputs_fed;
+             record->replay->flows_diverged = statistics.flows_diverged;
+             events.record(Severity::info, name, "replayed",
+                           fmt::format("{} inputs replayed in {:.1f} ms, {} flows diverged",
+                                       statistics.inputs_fed,
+                                       std::chrono::duration<double, std::milli>(
+                                           *record->replay->ended - record->replay->begun)
+                                           .count(),
+                                       statistics.flows_diverged));
+           }});
+  return ok();
 }
 
 Task<void> BackupSession::announce_rounds() {
@@ -378,7 +537,10 @@ Task<void> BackupSession::announce_rounds() {
   const auto learnt = decode_addresses(addresses_);
   std::vector<Announcement> announcements;
   for (std::size_t index = 0; index < outputs_.size(); ++index) {
-    announcements.push_back({outputs_[index].device, outputs_[index].mac,
+    // Where we carry the frames, the guest is behind our port.
+    const std::string device =
+        replay_gate_ != nullptr ? replay_gate_->device(index) : outputs_[index].device;
+    announcements.push_back({device, outputs_[index].mac,
                              index < learnt.size() ? learnt[index] : std::vector<IpAddress>()});
   }
   auto first = co_await announce(announcements, {.rounds = 1});
@@ -457,11 +619,11 @@ void BackupSession::finish(BackupEnd end, std::unique_ptr<Domain> promoted) {
   if (ended_) return;
   ended_ = true;
   wake_.notify();
-  boost::asio::post(services_.executor,
-                    [self = shared_from_this(), end, domain = std::move(promoted)]() mutable {
-                      if (self->on_end_)
-                        std::exchange(self->on_end_, nullptr)(end, std::move(domain));
-                    });
+  boost::asio::post(services_.executor, [self = shared_from_this(), end,
+                                         domain = std::move(promoted)]() mutable {
+    if (self->on_end_)
+      std::exchange(self->on_end_, nullptr)(end, std::move(domain), std::move(self->replay_gate_));
+  });
 }
 
 void BackupSession::add_status(boost::json::object& status, Conditions& conditions) const {

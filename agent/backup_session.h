@@ -15,6 +15,7 @@
 #pragma once
 
 #include <boost/json/object.hpp>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -24,11 +25,13 @@
 #include "agent/conditions.h"
 #include "agent/host_services.h"
 #include "agent/protection_messages.h"
+#include "agent/replay_gate.h"
 #include "agent/signal.h"
 #include "base/condition.h"
 #include "checkpoint/backup_image.h"
 #include "checkpoint/epoch_backup.h"
 #include "failover/promotion.h"
+#include "replay/input_log.h"
 
 namespace understudy {
 
@@ -38,7 +41,17 @@ enum class BackupEnd {
   discarded,  ///< The image is gone: unprotected, outdated, or lost.
 };
 
-/// The phases of one promotion as the API tells them, and what came of it.
+/// What came of a replay, for the timeline.
+struct ReplayRecord {
+  Instant begun;
+  std::optional<Instant> ended;          ///< Once no flow is led any more.
+  std::chrono::microseconds covered{0};  ///< The stretch of execution that was replayed.
+  std::uint64_t inputs = 0;
+  std::uint64_t flows_diverged = 0;
+};
+
+/// The phases of one promotion as the API tells them, and what came of it. A replay goes on after
+/// the session: whoever shows the record shares it.
 struct PromotionRecord {
   Generation generation;
   std::string cause;    ///< "primary_dead", "primary_gone", "operator" or "domain_died".
@@ -48,6 +61,7 @@ struct PromotionRecord {
   std::chrono::system_clock::time_point
       wall_clock;  ///< The same moment as `monotonic`: turns moments into times of day.
   Instant monotonic;
+  std::optional<ReplayRecord> replay;
 
   /// docs/api.md, "timeline".
   [[nodiscard]] boost::json::object to_json(const std::string& domain) const;
@@ -57,7 +71,9 @@ struct PromotionRecord {
 class BackupSession : public std::enable_shared_from_this<BackupSession> {
  public:
   /// `promoted` is the running domain, null otherwise.
-  using EndHandler = std::function<void(BackupEnd, std::unique_ptr<Domain> promoted)>;
+  /// So is `replay_gate`, which is null where the domain's frames pass by themselves.
+  using EndHandler = std::function<void(BackupEnd, std::unique_ptr<Domain> promoted,
+                                        std::shared_ptr<ReplayGate> replay_gate)>;
 
   /// `standby` was prepared for `record`, which is saved and belongs to `owner`; the session keeps
   /// that alive. Errors: the image cannot be set up.
@@ -72,6 +88,8 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
 
   [[nodiscard]] PeerView view() const { return decisions_.view(); }
   [[nodiscard]] ProtectionId protection() const { return decisions_.protection(); }
+  /// How far the input log goes here.
+  [[nodiscard]] LogPosition log_position() const { return log_.last_position(); }
   /// Whether promotion has been decided: from then on no link is served.
   [[nodiscard]] bool promoting() const;
 
@@ -95,7 +113,7 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   Task<void> discard(std::string reason);
 
   void add_status(boost::json::object& status, Conditions& conditions) const;
-  [[nodiscard]] const std::optional<PromotionRecord>& promotion_record() const {
+  [[nodiscard]] const std::shared_ptr<PromotionRecord>& promotion_record() const {
     return promotion_record_;
   }
   [[nodiscard]] std::uint64_t checkpoints() const { return checkpoints_; }
@@ -105,7 +123,24 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
                 DomainRecord& record, std::unique_ptr<Standby> standby,
                 std::unique_ptr<BackupImage> image, EndHandler on_end);
 
+  /// Frames of one link that wait for their turn: everything but the log, whose acknowledgement
+  /// lets output go and must not wait for pages to be written.
+  struct Inbox {
+    std::deque<transport::Frame> frames;
+    std::size_t bytes = 0;
+    bool closed = false;  ///< No more frames come.
+    bool taken = false;   ///< Nobody takes any more.
+    std::string problem;
+    Condition changed;
+  };
+  Task<void> fill(std::shared_ptr<transport::Link> link, std::shared_ptr<Inbox> inbox);
+  Task<void> empty(std::shared_ptr<transport::Link> link, std::shared_ptr<Inbox> inbox);
+  [[nodiscard]] bool serves(const std::shared_ptr<transport::Link>& link) const {
+    return !ended_ && !promoting() && link_ == link;
+  }
   Task<Result<void>> take(transport::Frame frame);
+  Result<void> take_log(std::span<const std::byte> payload);
+  Result<void> prepare_replay();
   Task<Result<void>> carry_out(EpochBackup::Actions actions);
   void report(const EpochBackup::Report& report);
   Task<void> apply(EpochId epoch);
@@ -126,13 +161,16 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   std::unique_ptr<Standby> standby_;
   std::unique_ptr<BackupImage> image_;
   EpochBackup decisions_;
+  replay::BackupLog log_;
+  Instant committed_at_{};  ///< When the last checkpoint was acknowledged.
   Promotion promotion_;
   EndHandler on_end_;
   std::shared_ptr<transport::Link> link_;
   std::unique_ptr<Domain> promoted_;
+  std::shared_ptr<ReplayGate> replay_gate_;
   std::vector<OutputInterface> outputs_;
   std::vector<std::byte> addresses_;
-  std::optional<PromotionRecord> promotion_record_;
+  std::shared_ptr<PromotionRecord> promotion_record_;
   Signal wake_;
   Condition image_idle_;
   bool image_at_work_ = false;  ///< A worker reads or writes it.

@@ -7,6 +7,7 @@
 #include <boost/asio/detached.hpp>
 #include <boost/json.hpp>
 
+#include "agent/replay_options.h"
 #include "checkpoint/precopy_policy.h"
 #include "checkpoint/records.h"
 
@@ -47,28 +48,35 @@ EpochPrimary::Config decisions_config(const HostServices& services, const Domain
   return config;
 }
 
+// The policies of ports belong to replay mode; in remus mode all output waits for commits.
+replay::PortPolicies policies_of(const DomainRecord& record, const ReplayOptions& options) {
+  if (record.mode == "replay") return options.policies;
+  return {.standard = replay::PortPolicy::remus, .ports = {}};
+}
+
 }  // namespace
 
 PrimarySession::PrimarySession(const HostServices& services, std::shared_ptr<const void> owner,
-                               Domain& domain, DomainRecord& record, bool taken_up_again)
+                               Domain& domain, DomainRecord& record,
+                               std::shared_ptr<ReplayGate>& replay_gate, bool taken_up_again)
     : services_(services),
       owner_(std::move(owner)),
       domain_(domain),
       record_(record),
       decisions_(decisions_config(services, record, taken_up_again)),
-      wake_(services.executor) {
-  if (taken_up_again) {
-    // The rules of the earlier run still drop everything; taking them over changes nothing for the
-    // guest's peers, but lets us release again once a checkpoint is committed.
-    if (auto closed = close_gate(); !closed) last_problem_ = closed.error().message();
-  }
-}
+      wake_(services.executor),
+      replay_gate_(replay_gate) {}
 
 PrimarySession::~PrimarySession() = default;
 
 void PrimarySession::start(EndHandler on_end) {
   on_end_ = std::move(on_end);
   driving_ = true;
+  if (decisions_.exposed()) {
+    // The rules of an earlier run still drop everything; taking them over changes nothing for the
+    // guest's peers, but lets us release again once a checkpoint is committed.
+    if (auto closed = close_gate(); !closed) last_problem_ = closed.error().message();
+  }
   const auto self = shared_from_this();
   const auto rethrow = [](const std::exception_ptr& failure) {
     if (failure) std::rethrow_exception(failure);
@@ -139,7 +147,8 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
                               .hypervisor = services_.hypervisor.name(),
                               .mode = record_.mode,
                               .interval_us = record_.interval_us,
-                              .config = domain_.config().to_json()};
+                              .config = domain_.config().to_json(),
+                              .replay = record_.replay};
   if (auto sent = co_await link->send(FrameType::protection_begin, {}, encode(begin)); !sent) {
     last_problem_ = sent.error().message();
     co_return;
@@ -176,7 +185,9 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
 
   last_problem_.clear();
   link_ = link;
+  peer_log_ = reply.value().log;
   carry_out(decisions_.on_link_up(now(), reply.value().view));
+  if (gate_ != nullptr) gate_->on_link_up(peer_log_);
   while (!ended_) {
     auto received = co_await link->receive();
     if (ended_) co_return;
@@ -196,6 +207,13 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
                                            acknowledged.value().generation,
                                            acknowledged.value().epoch));
       if (decisions_.acknowledged() > before) ++checkpoints_;
+    } else if (received.value().type == FrameType::log_acknowledgement) {
+      // A gate that keeps no log may have followed one that did.
+      if (gate_ == nullptr || !gate_is_for_replay_) continue;
+      if (auto taken = gate_->on_log_acknowledged(payload); !taken) {
+        last_problem_ = taken.error().message();
+        break;
+      }
     } else if (received.value().type == FrameType::protection_end) {
       auto end = decode_protection_end(payload);
       if (!end || end.value().kind != ProtectionEnd::Kind::discarded) {
@@ -223,7 +241,9 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
     }
   }
   link_.reset();
-  if (!ended_) carry_out(decisions_.on_link_down(now()));
+  if (ended_) co_return;
+  if (gate_ != nullptr) gate_->on_link_down();
+  carry_out(decisions_.on_link_down(now()));
 }
 
 // --- actions ---
@@ -357,14 +377,98 @@ Task<void> PrimarySession::perform(EpochPrimary::Action action) {
   }
 }
 
+// In remus mode, too, as long as connections are being translated: only there can that be done.
+bool PrimarySession::wants_replay_gate() const {
+  return record_.mode == "replay" || (replay_gate_ != nullptr && replay_gate_->replayer());
+}
+
 Result<void> PrimarySession::close_gate() {
   if (gate_ != nullptr) return ok();
+  gate_is_for_replay_ = wants_replay_gate();
+  if (gate_is_for_replay_) {
+    BOOST_OUTCOME_TRY(gate_, close_replay_gate());
+    if (link_ != nullptr) gate_->on_link_up(peer_log_);
+    return ok();
+  }
+  // The tap can be held by one gate only.
+  replay_gate_.reset();
   GateOptions options;
   options.domain = record_.name;
   for (const auto& output : domain_.outputs())
     options.interfaces.push_back({output.device, output.bridge, output.mac});
-  BOOST_OUTCOME_TRY(gate_, OutputGate::close(services_.executor, std::move(options)));
+  BOOST_OUTCOME_TRY(auto gate, OutputGate::close(services_.executor, std::move(options)));
+  gate_ = std::make_unique<RemusGatekeeper>(std::move(gate));
   return ok();
+}
+
+Result<std::unique_ptr<Gatekeeper>> PrimarySession::close_replay_gate() {
+  BOOST_OUTCOME_TRY(const ReplayOptions options, replay_options_from(record_.replay));
+  if (replay_gate_ == nullptr || replay_gate_->opened()) {
+    replay_gate_.reset();
+    BOOST_OUTCOME_TRY(replay_gate_,
+                      ReplayGate::close(services_.executor, record_.name, domain_.outputs()));
+  }
+  replay::ReleaseRule::Config config;
+  config.protection = decisions_.protection();
+  config.generation = decisions_.generation();
+  config.policies = policies_of(record_, options);
+  config.lease = services_.config.deadline * 3 / 4;
+  const std::weak_ptr<PrimarySession> weak = weak_from_this();
+  replay_gate_->protect(config, {.send_log =
+                                     [weak](const replay::LogBatch& batch) {
+                                       if (const auto self = weak.lock()) self->send_log(batch);
+                                     },
+                                 .capture_early =
+                                     [weak] {
+                                       const auto self = weak.lock();
+                                       if (self == nullptr || self->ended_) return;
+                                       self->carry_out(self->decisions_.on_capture_wanted(now()));
+                                     },
+                                 .ask_progress =
+                                     [weak] {
+                                       const auto self = weak.lock();
+                                       if (self == nullptr || self->ended_) return;
+                                       if (const auto progress = self->domain_.input_progress())
+                                         self->replay_gate_->on_input_progress(progress.value(),
+                                                                               false);
+                                     },
+                                 .report =
+                                     [weak](const replay::ReleaseRule::Report& told) {
+                                       if (const auto self = weak.lock()) self->report(told);
+                                     }});
+  return std::unique_ptr<Gatekeeper>(std::make_unique<ReplayGatekeeper>(replay_gate_, domain_));
+}
+
+void PrimarySession::send_log(const replay::LogBatch& batch) {
+  if (link_ == nullptr) return;
+  auto octets = replay::encode(batch);
+  log_bytes_ += octets.size();
+  wire_bytes_ += octets.size();
+  if (auto sent = link_->send_urgent(FrameType::input_log, std::move(octets)); !sent)
+    last_problem_ = sent.error().message();
+}
+
+void PrimarySession::report(const replay::ReleaseRule::Report& report) {
+  const auto tell = [&](Severity severity, std::string message) {
+    services_.events.record(severity, record_.name, std::string(replay::to_string(report.event)),
+                            std::move(message),
+                            {{"peer", record_.peer}, {"position", report.position.value}});
+  };
+  switch (report.event) {
+    case replay::ReleaseRule::Event::replay_mode:
+      return tell(Severity::info, "output goes with the input log from here on");
+    case replay::ReleaseRule::Event::fell_back:
+      return tell(Severity::warning,
+                  "the input log reached its bound: output waits for commits (remus mode) for a "
+                  "while");
+    case replay::ReleaseRule::Event::log_restarted:
+      return tell(Severity::info,
+                  fmt::format("{} has no log of this protection: it begins anew", record_.peer));
+    case replay::ReleaseRule::Event::acknowledgement_refused:
+      return tell(Severity::warning,
+                  fmt::format("{} acknowledged log position {}, which it was not sent",
+                              record_.peer, report.position));
+  }
 }
 
 Task<Result<void>> PrimarySession::send(FrameType type, std::vector<std::byte> payload) {
@@ -482,6 +586,18 @@ Task<void> PrimarySession::give_up(EpochId epoch, Error error) {
   }
 }
 
+// Another mode was asked for: the gate is changed where the guest cannot send in between.
+Task<Result<void>> PrimarySession::seal(EpochId epoch) {
+  if (gate_ == nullptr) co_return fail(ErrorCode::internal, "no gate");
+  if (gate_is_for_replay_ != wants_replay_gate()) {
+    BOOST_OUTCOME_CO_TRY(gate_->drop_held());
+    gate_.reset();
+    replay_gate_.reset();
+    BOOST_OUTCOME_CO_TRY(close_gate());
+  }
+  co_return co_await gate_->seal(epoch);
+}
+
 Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   Pause pause;
   const auto part = [&pause](PausePart which) -> double& {
@@ -495,8 +611,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
 
   // From here on the guest stands still: every way out must let it go on.
   DirtySet dirty;
-  auto sealed =
-      gate_ == nullptr ? Result<void>(fail(ErrorCode::internal, "no gate")) : gate_->seal(epoch);
+  auto sealed = co_await seal(epoch);
   const Instant barred = now();
   part(PausePart::barrier) = microseconds_between(stopped, barred);
   if (sealed) sealed = domain_.take_dirty(dirty);
@@ -623,21 +738,29 @@ Task<void> PrimarySession::retire() {
 
 void PrimarySession::remove_gate() {
   if (gate_ == nullptr) return;
-  if (auto opened = gate_->open(); !opened)
+  auto opened = gate_is_for_replay_ ? replay_gate_->remove() : gate_->open();
+  if (!opened)
     spdlog::error("domain={} removing the gate failed: {}", record_.name, opened.error().message());
   gate_.reset();
 }
 
-void PrimarySession::set_interval(std::chrono::microseconds interval) {
-  record_.interval_us = static_cast<std::uint64_t>(interval.count());
-  decisions_.on_interval_changed(interval);
+Task<Result<void>> PrimarySession::on_options_changed() {
+  const auto self = shared_from_this();
+  BOOST_OUTCOME_CO_TRY(const ReplayOptions options, replay_options_from(record_.replay));
+  decisions_.on_interval_changed(std::chrono::microseconds(record_.interval_us));
+  if (replay_gate_ != nullptr) replay_gate_->set_policies(policies_of(record_, options));
   wake_.notify();
+  const ProtectionOptions told{record_.mode, record_.interval_us, record_.replay};
+  // Without a link the next one begins with them.
+  if (link_ == nullptr) co_return ok();
+  co_return co_await send(FrameType::protection_options, encode(told));
 }
 
 void PrimarySession::on_peer_news(const HeartbeatDomain& news, Instant echoed) {
   if (ended_) return;
   if (news.protection == decisions_.protection() && news.role == PeerRole::holding) {
     carry_out(decisions_.on_peer_heard(now(), echoed));
+    if (gate_ != nullptr) gate_->on_peer_heard(echoed);
   } else if (news.generation > decisions_.generation()) {
     carry_out(decisions_.on_peer_generation(now(), news.generation, news.role));
   }
@@ -703,14 +826,20 @@ void PrimarySession::add_status(boost::json::object& status, Conditions& conditi
   }
   boost::json::object gate = {{"state", gate_ == nullptr ? "open" : "closed"}};
   if (gate_ != nullptr) {
-    const TrafficCounters counters = gate_->counters().total();
+    const TrafficCounters counters = gate_->counters();
     gate["held_frames"] = counters.held.frames;
     gate["held_bytes"] = counters.held.bytes;
     gate["released_frames"] = counters.released.frames;
     gate["dropped_frames"] = counters.dropped.frames;
   }
   status["gate"] = std::move(gate);
-  status["bytes"] = {{"dirty", dirty_bytes_}, {"wire", wire_bytes_}};
+  status["bytes"] = {{"dirty", dirty_bytes_}, {"wire", wire_bytes_}, {"log", log_bytes_}};
+  if (gate_ != nullptr) {
+    if (auto replay = gate_->replay_status(); !replay.is_null())
+      status["replay"] = std::move(replay);
+  }
+  if (record_.mode == "replay" && record_.replay.is_object())
+    status["replay_options"] = record_.replay;
   if (progress_) {
     const double seconds =
         std::max(0.001, std::chrono::duration<double>(now() - progress_->started).count());

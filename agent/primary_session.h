@@ -30,6 +30,7 @@
 #include <string>
 
 #include "agent/conditions.h"
+#include "agent/gatekeeper.h"
 #include "agent/host_services.h"
 #include "agent/pause_statistics.h"
 #include "agent/protection_messages.h"
@@ -38,7 +39,6 @@
 #include "checkpoint/checkpoint_encoder.h"
 #include "checkpoint/device_state.h"
 #include "checkpoint/epoch_primary.h"
-#include "netbuffer/output_gate.h"
 
 namespace understudy {
 
@@ -56,11 +56,14 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
  public:
   using EndHandler = std::function<void(PrimaryEnd)>;
 
-  /// `domain` and `record` belong to `owner`, which the session keeps alive until its last
-  /// coroutine has ended. `record` is already saved with this protection. `taken_up_again`: an
-  /// earlier run of the agent left the domain protected, its gate closed.
+  /// `domain`, `record` and `replay_gate` belong to `owner`, which the session keeps alive until
+  /// its last coroutine has ended. `record` is already saved with this protection. `replay_gate` is
+  /// the domain's gate in replay mode, or null: it may outlive this session, or be older than it
+  /// (agent/replay_gate.h). `taken_up_again`: an earlier run of the agent left the domain
+  /// protected, its gate closed.
   PrimarySession(const HostServices& services, std::shared_ptr<const void> owner, Domain& domain,
-                 DomainRecord& record, bool taken_up_again);
+                 DomainRecord& record, std::shared_ptr<ReplayGate>& replay_gate,
+                 bool taken_up_again);
   ~PrimarySession();
   PrimarySession(const PrimarySession&) = delete;
   PrimarySession& operator=(const PrimarySession&) = delete;
@@ -82,8 +85,10 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   Task<void> retire();
   /// Takes the gate's rules out of the kernel, once the domain that they held is destroyed.
   void remove_gate();
-  /// Takes effect from the next epoch on.
-  void set_interval(std::chrono::microseconds interval);
+  /// The record's mode, interval and replay options have changed: they take effect with the next
+  /// epoch, and the backup is told. Another mode means another gate: what is held at that moment is
+  /// lost, as in a network.
+  Task<Result<void>> on_options_changed();
 
   /// A heartbeat of the peer says what it is to the domain, and echoes one of ours sent at
   /// `echoed`.
@@ -127,6 +132,11 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   Task<Result<void>> send_begin(EpochId epoch, EpochId base, std::uint64_t dirty_pages);
   Task<Result<void>> send(transport::FrameType type, std::vector<std::byte> payload);
   Result<void> close_gate();
+  Result<std::unique_ptr<Gatekeeper>> close_replay_gate();
+  [[nodiscard]] bool wants_replay_gate() const;
+  Task<Result<void>> seal(EpochId epoch);
+  void send_log(const replay::LogBatch& batch);
+  void report(const replay::ReleaseRule::Report& report);
   [[nodiscard]] std::vector<std::byte> learnt_addresses() const;
   void finish(PrimaryEnd end);
   Task<void> wait_for_drive();
@@ -150,7 +160,10 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   bool resigned_ = false;
 
   std::shared_ptr<transport::Link> link_;
-  std::unique_ptr<OutputGate> gate_;
+  LogPosition peer_log_;  ///< How far the backup's log went when the link was made.
+  std::shared_ptr<ReplayGate>& replay_gate_;  ///< The owner's.
+  std::unique_ptr<Gatekeeper> gate_;
+  bool gate_is_for_replay_ = false;  ///< Of gate_.
   std::shared_ptr<Mirror> mirror_;
   std::unique_ptr<CheckpointCapture> capture_;
   DeviceStateEncoder device_state_encoder_;
@@ -161,6 +174,7 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   std::uint64_t checkpoints_ = 0;
   std::uint64_t dirty_bytes_ = 0;
   std::uint64_t wire_bytes_ = 0;
+  std::uint64_t log_bytes_ = 0;  ///< Of the input log, on the wire.
   std::string peer_reason_ = "NeverSeen";
   std::optional<bool> peer_reachable_;
   std::string last_problem_;

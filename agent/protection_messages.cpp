@@ -117,7 +117,8 @@ std::vector<std::byte> encode(const ProtectionBegin& message) {
                       {"hypervisor", message.hypervisor},
                       {"mode", message.mode},
                       {"interval_us", message.interval_us},
-                      {"config", message.config}});
+                      {"config", message.config},
+                      {"replay", message.replay}});
 }
 
 Result<ProtectionBegin> decode_protection_begin(std::span<const std::byte> payload) {
@@ -130,6 +131,7 @@ Result<ProtectionBegin> decode_protection_begin(std::span<const std::byte> paylo
     message.mode = text_at(object, "mode");
     message.interval_us = number_at(object, "interval_us");
     message.config = object.at("config");
+    if (const auto* replay = object.if_contains("replay")) message.replay = *replay;
     if (message.protection.value == 0 || message.generation.value == 0) {
       return fail(ErrorCode::bad_data, "protection_begin: protection and generation start at 1");
     }
@@ -142,7 +144,8 @@ std::vector<std::byte> encode(const ProtectionReply& message) {
                          {"protection", message.view.protection.value},
                          {"generation", message.view.generation.value},
                          {"committed", message.view.committed.value},
-                         {"role", to_string(message.view.role)}};
+                         {"role", to_string(message.view.role)},
+                         {"log", message.log.value}};
   if (message.refusal) {
     object["code"] = to_string(message.refusal->code());
     object["message"] = message.refusal->message();
@@ -158,11 +161,28 @@ Result<ProtectionReply> decode_protection_reply(std::span<const std::byte> paylo
     message.view.generation = Generation(number_at(object, "generation"));
     message.view.committed = EpochId(number_at(object, "committed"));
     BOOST_OUTCOME_TRY(message.view.role, role_from(object.at("role").as_string()));
+    if (object.contains("log")) message.log = LogPosition(number_at(object, "log"));
     if (!message.accepted) {
       message.refusal = Error(code_from(object.at("code").as_string()), text_at(object, "message"));
     }
     return message;
   });
+}
+
+std::vector<std::byte> encode(const ProtectionOptions& message) {
+  return json_octets(
+      {{"mode", message.mode}, {"interval_us", message.interval_us}, {"replay", message.replay}});
+}
+
+Result<ProtectionOptions> decode_protection_options(std::span<const std::byte> payload) {
+  return reading("protection_options", payload,
+                 [](json::object& object) -> Result<ProtectionOptions> {
+                   ProtectionOptions message;
+                   message.mode = text_at(object, "mode");
+                   message.interval_us = number_at(object, "interval_us");
+                   message.replay = object.at("replay");
+                   return message;
+                 });
 }
 
 std::vector<std::byte> encode(const ProtectionEnd& message) {

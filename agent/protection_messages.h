@@ -28,6 +28,14 @@ struct ProtectionBegin {
   std::string mode;
   std::uint64_t interval_us = 0;
   boost::json::value config;  ///< DomainConfig::to_json of the running domain.
+  boost::json::value replay;  ///< ReplayOptions (agent/replay_options.h); null in an older primary.
+};
+
+/// Primary to backup, at any time: how the protection goes on.
+struct ProtectionOptions {
+  std::string mode;
+  std::uint64_t interval_us = 0;
+  boost::json::value replay;
 };
 
 /// The backup's answer. A refusal still carries what the backup is to the domain, because that may
@@ -36,6 +44,7 @@ struct ProtectionReply {
   bool accepted = false;
   std::optional<Error> refusal;  ///< Set unless accepted.
   PeerView view;
+  LogPosition log;  ///< How far its input log of this protection goes; 0 if it has none.
 };
 
 /// Ends a protection. Primary to backup: 'drop the image' (`discard`), or 'the domain died under
@@ -66,12 +75,14 @@ struct HeartbeatNews {
 
 std::vector<std::byte> encode(const ProtectionBegin& message);
 std::vector<std::byte> encode(const ProtectionReply& message);
+std::vector<std::byte> encode(const ProtectionOptions& message);
 std::vector<std::byte> encode(const ProtectionEnd& message);
 std::vector<std::byte> encode(const HeartbeatNews& message);
 
 /// Each reads what encode wrote. Errors: bad_data, naming the message.
 Result<ProtectionBegin> decode_protection_begin(std::span<const std::byte> payload);
 Result<ProtectionReply> decode_protection_reply(std::span<const std::byte> payload);
+Result<ProtectionOptions> decode_protection_options(std::span<const std::byte> payload);
 Result<ProtectionEnd> decode_protection_end(std::span<const std::byte> payload);
 Result<HeartbeatNews> decode_heartbeat_news(std::span<const std::byte> payload);
 

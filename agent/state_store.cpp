@@ -39,6 +39,7 @@ std::string to_text(const DomainRecord& record) {
       {"interval_us", record.interval_us},
       {"solo", record.solo},
       {"protect_again", record.protect_again},
+      {"replay", record.replay},
       {"config", record.config},
       {"runtime", record.runtime},
   };
@@ -67,6 +68,7 @@ Result<DomainRecord> from_text(const std::string& text) {
     record.interval_us = json.at("interval_us").to_number<std::uint64_t>();
     record.solo = json.at("solo").as_bool();
     record.protect_again = json.at("protect_again").as_bool();
+    if (const auto* replay = json.as_object().if_contains("replay")) record.replay = *replay;
     record.config = json.at("config");
     record.runtime = json.at("runtime");
     return record;

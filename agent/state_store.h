@@ -31,11 +31,12 @@ struct DomainRecord {
   Generation generation;
   std::uint64_t protection = 0;  ///< Random number of the running protection; 0: none.
   std::string peer;              ///< The other host's name; empty: none.
-  std::string mode;              ///< "remus"; empty: not protected.
+  std::string mode;              ///< "remus" or "replay"; empty: not protected.
   std::uint64_t interval_us = 0;
   bool solo = false;  ///< Primary without a backup, its gate open, by an operator's word.
   bool protect_again =
       false;  ///< The agent was stopped in good order: protect as before when it is back.
+  boost::json::value replay;  ///< ReplayOptions (replay_options.h), or null.
   boost::json::value config;
   boost::json::value runtime;
 };

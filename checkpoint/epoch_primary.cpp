@@ -294,6 +294,13 @@ EpochPrimary::Actions EpochPrimary::on_discarded(Instant, ProtectionId protectio
   return actions;
 }
 
+EpochPrimary::Actions EpochPrimary::on_capture_wanted(Instant now) {
+  Actions actions;
+  next_capture_ = std::min(next_capture_, now);
+  capture_if_due(now, actions);
+  return actions;
+}
+
 void EpochPrimary::on_interval_changed(std::chrono::microseconds interval) {
   if (next_capture_ != Instant::min()) next_capture_ += interval - config_.interval;
   config_.interval = interval;

@@ -198,6 +198,8 @@ class EpochPrimary {
   Result<Actions> on_unprotect(Instant now);
   /// The backup has discarded its image of `protection`.
   Actions on_discarded(Instant now, ProtectionId protection);
+  /// The next capture is wanted at once: the input log is too long (replay/release_rule.h).
+  Actions on_capture_wanted(Instant now);
   /// Takes effect from the next capture on.
   void on_interval_changed(std::chrono::microseconds interval);
 

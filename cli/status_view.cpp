@@ -256,6 +256,30 @@ std::string status_overview(const json::object& status, const Terminal& terminal
   return below.empty() ? text : text + "\n" + below;
 }
 
+// Of a primary in replay mode: how far the log goes, and what it would cost to use it now.
+std::string input_log_of(const json::object& replay) {
+  if (text_at(replay, "state").empty()) return {};
+  return fmt::format(
+      "{}; {} in the log, {} records behind on the other host, {} inputs since the "
+      "last commit, {} ms to replay",
+      text_at(replay, "state") == "replay"
+          ? "output goes with the log"
+          : "output waits for commits (" + text_at(replay, "state") + ")",
+      format_bytes(number_at(replay, "log_bytes").value_or(0)),
+      digits_at(replay, "log_lag_records"), digits_at(replay, "inputs_since_commit"),
+      milliseconds(replay, "replay_estimate_ms"));
+}
+
+// Of a domain that was promoted with a log.
+std::string replay_of(const json::object& replay) {
+  if (digits_at(replay, "inputs_to_replay").empty()) return {};
+  return fmt::format("{}, {} of {} inputs given again, {} connections differed, {} translated",
+                     bool_at(replay, "replaying").value_or(false) ? "under way" : "done",
+                     digits_at(replay, "inputs_replayed"), digits_at(replay, "inputs_to_replay"),
+                     digits_at(replay, "flows_diverged"),
+                     digits_at(replay, "translated_connections"));
+}
+
 std::string domain_details(const json::object& domain, const Terminal& terminal,
                            WallClock::time_point now) {
   std::string text = terminal.paint(text_at(domain, "name"), Colour::strong) + "\n";
@@ -317,6 +341,10 @@ std::string domain_details(const json::object& domain, const Terminal& terminal,
                                format_bytes(number_at(gate, "held_bytes").value_or(0)),
                                count("released_frames"), count("dropped_frames")));
   }
+  if (const json::object& replay = object_at(domain, "replay"); !replay.empty()) {
+    fact("input log", input_log_of(replay));
+    fact("replay", replay_of(replay));
+  }
   if (const json::object& bytes = object_at(domain, "bytes"); !bytes.empty()) {
     const double dirty = number_at(bytes, "dirty").value_or(0);
     const double wire = number_at(bytes, "wire").value_or(0);
@@ -365,6 +393,11 @@ std::string timeline_view(const json::object& timeline, const Terminal& terminal
   text += table.render(terminal);
   text += fmt::format("\ndetect {} ms, promote {} ms\n", milliseconds(timeline, "detect_ms"),
                       milliseconds(timeline, "promote_ms"));
+  if (const json::object& replay = object_at(timeline, "replay"); !replay.empty()) {
+    text += fmt::format("replay {} ms for {} ms of execution: {} inputs, {} connections differed\n",
+                        milliseconds(replay, "replay_ms"), milliseconds(replay, "covered_ms"),
+                        digits_at(replay, "inputs"), digits_at(replay, "flows_diverged"));
+  }
   return text;
 }
 

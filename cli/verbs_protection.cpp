@@ -14,6 +14,28 @@ Result<Microseconds> interval_from(const Arguments& arguments) {
                                 std::chrono::milliseconds(1), std::chrono::seconds(10));
 }
 
+/// Reads "80=replay" of each --port, and --on-divergence, into the request's fields.
+Result<void> add_replay_options(const Arguments& arguments, json::object& body) {
+  json::object ports;
+  for (const std::string& text : arguments.texts("--port")) {
+    const auto equals = text.find('=');
+    const std::string port = text.substr(0, equals);
+    const std::string policy = equals == std::string::npos ? "" : text.substr(equals + 1);
+    const bool digits =
+        !port.empty() && port.size() <= 5 && port.find_first_not_of("0123456789") == port.npos;
+    if (!digits || (policy != "remus" && policy != "replay" && policy != "open")) {
+      return fail(ErrorCode::usage,
+                  "--port {}: expected PORT=POLICY, where POLICY is remus, replay or open", text);
+    }
+    ports[port] = policy;
+  }
+  if (!ports.empty()) body["ports"] = std::move(ports);
+  if (arguments.has("--on-divergence")) {
+    body["on_divergence"] = arguments.text("--on-divergence");
+  }
+  return ok();
+}
+
 Result<int> check(Session& session, const Arguments& arguments) {
   const std::string name = arguments.text("NAME");
   BOOST_OUTCOME_TRY(const std::string target, domain_target(name, "/check"));
@@ -110,6 +132,7 @@ Result<int> protect(Session& session, const Arguments& arguments) {
     BOOST_OUTCOME_TRY(const Microseconds interval, interval_from(arguments));
     body["interval_us"] = interval.count();
   }
+  BOOST_OUTCOME_TRY(add_replay_options(arguments, body));
   const Interrupt interrupt;
   const Result<Reply> begun = session.client.cancelled_by(interrupt.descriptor())
                                   .post(target, body, Patience::asks_other_host);
@@ -145,27 +168,60 @@ Result<int> unprotect(Session& session, const Arguments& arguments) {
 Result<int> set(Session& session, const Arguments& arguments) {
   const std::string name = arguments.text("NAME");
   BOOST_OUTCOME_TRY(const std::string target, domain_target(name, "/set"));
-  BOOST_OUTCOME_TRY(const Microseconds interval, interval_from(arguments));
-  BOOST_OUTCOME_TRY(session.client.post(target, {{"interval_us", interval.count()}}));
-  session.terminal.talk(
-      fmt::format("{}: epochs last {} from the next one on\n", name, format_duration(interval)));
+  json::object body;
+  if (arguments.has("--mode")) body["mode"] = arguments.text("--mode");
+  if (arguments.has("--interval")) {
+    BOOST_OUTCOME_TRY(const Microseconds interval, interval_from(arguments));
+    body["interval_us"] = interval.count();
+  }
+  BOOST_OUTCOME_TRY(add_replay_options(arguments, body));
+  if (body.empty()) {
+    return fail(ErrorCode::usage,
+                "nothing to set: give --interval, --mode, --port or --on-divergence");
+  }
+  BOOST_OUTCOME_TRY(const Reply reply, session.client.post(target, body));
+  const Microseconds interval(
+      static_cast<std::int64_t>(number_at(reply.json, "interval_us").value_or(0)));
+  session.terminal.talk(fmt::format("{}: {} mode, epochs last {}, from the next one on\n", name,
+                                    text_at(reply.json, "mode"), format_duration(interval)));
   return 0;
 }
 
 Option mode_option() {
-  return {
-      .flags = "--mode",
-      .value = "MODE",
-      .help = "When output is released: with the commit of the epoch that made it (the default)",
-      .choices = {"remus"}};
+  return {.flags = "--mode",
+          .value = "MODE",
+          .help =
+              "When output is released: with the commit of the epoch that made it (remus, the "
+              "default), or as soon as the backup has the inputs that made it (replay)",
+          .choices = {"remus", "replay"}};
 }
 
-Option interval_option(bool required) {
+Option port_option() {
+  return {.flags = "--port",
+          .value = "PORT=POLICY",
+          .help =
+              "In replay mode, how a port of the guest is treated: replay (the default), remus "
+              "(its output waits for the commit), or open (it waits for nothing, and nothing is "
+              "promised)",
+          .repeatable = true};
+}
+
+Option divergence_option() {
+  return {.flags = "--on-divergence",
+          .value = "WHAT",
+          .help =
+              "In replay mode, what becomes of a connection whose replay differs from what its "
+              "client was told: it is reset (the default), or goes on all the same (tolerate)",
+          .choices = {"reset", "tolerate"}};
+}
+
+Option interval_option(bool for_set) {
   return {.flags = "--interval",
           .value = "TIME",
-          .help = required ? "How long an epoch lasts, from 1ms to 10s"
-                           : "How long an epoch lasts, from 1ms to 10s. Default: 25ms",
-          .required = required};
+          .help = for_set ? "How long an epoch lasts, from 1ms to 10s"
+                          : "How long an epoch lasts, from 1ms to 10s. Default: 25ms, in replay "
+                            "mode 1s",
+          .required = false};
 }
 
 }  // namespace
@@ -198,6 +254,8 @@ CommandFamily protection_verbs() {
                {to_option(),
                 mode_option(),
                 interval_option(false),
+                port_option(),
+                divergence_option(),
                 {.flags = "--wait",
                  .value = "",
                  .help = "Wait until it is protected (the default)"},
@@ -209,7 +267,9 @@ CommandFamily protection_verbs() {
                      {130, "Ctrl-C; the synchronisation goes on"}},
            .examples = {{"understudy protect web1 --to hostB", "Protect web1 and wait for it"},
                         {"understudy protect web1 --to hostB --interval 10ms --no-wait",
-                         "Shorter epochs (quicker answers, more work), and do not wait"}},
+                         "Shorter epochs (quicker answers, more work), and do not wait"},
+                        {"understudy protect web1 --to hostB --mode replay --port 5432=remus",
+                         "Answers leave at once, but for the database's, which wait for commits"}},
            .run = protect},
           {.path = "unprotect",
            .summary = "Give up a domain's backup",
@@ -222,9 +282,12 @@ CommandFamily protection_verbs() {
            .run = unprotect},
           {.path = "set",
            .summary = "Change how a protected domain is replicated",
-           .description = "Takes effect with the next epoch.",
+           .description =
+               "Takes effect with the next epoch. What is not named stays as it is. A "
+               "change of mode loses the output that is held at that moment, as a network "
+               "might.",
            .positionals = {domain_positional()},
-           .options = {interval_option(true)},
+           .options = {interval_option(true), mode_option(), port_option(), divergence_option()},
            .examples = {{"understudy set web1 --interval 50ms",
                          "Longer epochs: less work, later answers"}},
            .run = set},

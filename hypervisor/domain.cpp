@@ -67,6 +67,15 @@ std::string_view to_string(DomainExit::Kind kind) {
   return "crashed";
 }
 
+Result<std::vector<InputProgress>> Domain::input_progress() {
+  return fail(ErrorCode::unavailable,
+              "this hypervisor cannot tell which frames have reached the guest");
+}
+
+Task<Result<bool>> Domain::takes_inputs() {
+  co_return false;
+}
+
 Task<Result<std::unique_ptr<Domain>>> Hypervisor::find(std::string name) {
   co_return fail(ErrorCode::no_such, "no domain '{}'", name);
 }

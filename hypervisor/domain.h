@@ -73,6 +73,14 @@ struct OutputInterface {
   MacAddress mac;  ///< The guest's address, not the tap's.
 };
 
+/// How far a domain has come with the frames for one interface.
+struct InputProgress {
+  /// Frames that the device model has taken out of the host's queue since the interface was made.
+  /// All but the newest of them are inside the guest.
+  std::uint64_t taken = 0;
+  bool empty = false;  ///< No frame was left in that queue.
+};
+
 /// One result of a check made before anything is touched.
 struct Finding {
   enum class Severity {
@@ -164,6 +172,13 @@ class Domain {
   /// Lets the domain run on; when it returns, it runs. Also allowed right after pause(), without
   /// device state. On an error the domain stands still or is dead.
   virtual Task<Result<void>> resume() = 0;
+
+  /// What became of the frames that the host handed to each interface. Replay mode asks this
+  /// (replay/input_log.h, "The cut"). unavailable where the hypervisor cannot tell.
+  virtual Result<std::vector<InputProgress>> input_progress();
+  /// Only while paused: whether the guest has room for frames on every interface, so that no frame
+  /// is stuck on its way for want of it. False where that is not certain.
+  virtual Task<Result<bool>> takes_inputs();
 
   /// Ends the domain at once, without asking the guest, and removes everything of it from this
   /// host. Returns when it is gone. May be repeated. Pending calls end with an error.

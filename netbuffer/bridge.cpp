@@ -15,6 +15,11 @@
 namespace understudy::netbuffer {
 namespace {
 
+// What may wait for us while we are busy.
+constexpr std::uint32_t kRelayQueueFrames = 4096;
+// "Send it all multicast frames", as if a router were behind the port.
+constexpr std::uint8_t kAllMulticast = MDB_RTR_TYPE_PERM;
+
 std::uint8_t octet_of(const nlattr* attribute) {
   return mnl_attr_get_u8(attribute);
 }
@@ -184,8 +189,36 @@ Result<void> send_bridged_ip_to_hooks(NetlinkSocket& route, const BridgePort& po
   return route.request(request, fmt::format("bridge {}: turn on nf_call_iptables", bridge));
 }
 
-Result<void> add_entry_port(NetlinkSocket& route, unsigned index, const std::string& name,
-                            const BridgePort& like) {
+Result<BridgePort> port_on_bridge(NetlinkSocket& route, const std::string& device,
+                                  const std::string& bridge) {
+  BOOST_OUTCOME_TRY(const unsigned bridge_index, index_of_device(bridge));
+  BOOST_OUTCOME_TRY(const unsigned index, index_of_device(device));
+  BOOST_OUTCOME_TRY(std::vector<BridgePort> ports, bridge_ports(route));
+  for (BridgePort& port : ports) {
+    if (port.index != index) continue;
+    if (port.bridge_index == bridge_index) return std::move(port);
+    return fail(ErrorCode::config, "device '{}' is a port of another bridge than '{}'", device,
+                bridge);
+  }
+  BridgePort port{.index = index, .device = device, .bridge_index = bridge_index};
+  // It will get the bridge's MTU, which is the lowest of its ports.
+  port.mtu = 1500;
+  RequestBuffer buffer;
+  nlmsghdr* const request = link_request(buffer, RTM_GETLINK, AF_UNSPEC, bridge_index);
+  request->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+  const auto read = [&](const nlmsghdr* message) {
+    each_link_attribute(message, [&](int type, const nlattr* attribute) {
+      if (type == IFLA_MTU) port.mtu = mnl_attr_get_u32(attribute);
+    });
+  };
+  BOOST_OUTCOME_TRY(route.query(request, fmt::format("read bridge {}", bridge), read));
+  return port;
+}
+
+Result<void> add_own_port(NetlinkSocket& route, unsigned index, const std::string& name,
+                          const BridgePort& like, PortUse use) {
+  const bool relay = use == PortUse::relay;
+  const auto flag = static_cast<std::uint8_t>(relay ? 1 : 0);
   {
     // Before it is a port: a smaller MTU or a lower address than those of the others would become
     // the bridge's own.
@@ -199,7 +232,7 @@ Result<void> add_entry_port(NetlinkSocket& route, unsigned index, const std::str
                                                  static_cast<std::uint8_t>(index)};
     mnl_attr_put(request, IFLA_ADDRESS, address.size(), address.data());
     mnl_attr_put_u32(request, IFLA_MTU, like.mtu);
-    mnl_attr_put_u32(request, IFLA_TXQLEN, 1);
+    mnl_attr_put_u32(request, IFLA_TXQLEN, relay ? kRelayQueueFrames : 1);
     BOOST_OUTCOME_TRY(route.request(request, fmt::format("{}: set address and MTU", name)));
   }
   {
@@ -213,13 +246,15 @@ Result<void> add_entry_port(NetlinkSocket& route, unsigned index, const std::str
     RequestBuffer buffer;
     nlmsghdr* const request = link_request(buffer, RTM_SETLINK, AF_BRIDGE, index);
     nlattr* const port = mnl_attr_nest_start(request, IFLA_PROTINFO);
-    mnl_attr_put_u8(request, IFLA_BRPORT_LEARNING, 0);
-    mnl_attr_put_u8(request, IFLA_BRPORT_UNICAST_FLOOD, 0);
-    mnl_attr_put_u8(request, IFLA_BRPORT_MCAST_FLOOD, 0);
-    mnl_attr_put_u8(request, IFLA_BRPORT_BCAST_FLOOD, 0);
+    mnl_attr_put_u8(request, IFLA_BRPORT_LEARNING, flag);
+    mnl_attr_put_u8(request, IFLA_BRPORT_UNICAST_FLOOD, flag);
+    mnl_attr_put_u8(request, IFLA_BRPORT_MCAST_FLOOD, flag);
+    mnl_attr_put_u8(request, IFLA_BRPORT_BCAST_FLOOD, flag);
+    // What the bridge knows of the guest's groups stands at the guest's own port.
+    if (relay) mnl_attr_put_u8(request, IFLA_BRPORT_MULTICAST_ROUTER, kAllMulticast);
     mnl_attr_put_u8(request, IFLA_BRPORT_ISOLATED, like.isolated ? 1 : 0);
     mnl_attr_nest_end(request, port);
-    BOOST_OUTCOME_TRY(route.request(request, fmt::format("{}: turn off learning", name)));
+    BOOST_OUTCOME_TRY(route.request(request, fmt::format("{}: set learning and flooding", name)));
   }
   BOOST_OUTCOME_TRY(const BridgeState bridge, bridge_state(route, like.bridge_index));
   if (bridge.filters_vlans) {

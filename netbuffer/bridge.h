@@ -54,10 +54,21 @@ Result<void> need_bridge_netfilter();
 Result<void> send_bridged_ip_to_hooks(NetlinkSocket& route, const BridgePort& port,
                                       const std::string& bridge);
 
-/// Enslaves `index` as a port that frames enter by and never leave by: no learning, no flooding,
-/// the VLANs, isolation and MTU of `like`; then sets it up. `name` is for messages.
-Result<void> add_entry_port(NetlinkSocket& route, unsigned index, const std::string& name,
-                            const BridgePort& like);
+/// What a port of our own is for.
+enum class PortUse {
+  entry,  ///< Frames enter by it and never leave by it: no learning, no flooding.
+  relay,  ///< It stands for the guest: the bridge learns from it and floods to it, multicast too.
+};
+
+/// Enslaves `index` as a port for `use` with the VLANs, isolation and MTU of `like`; then sets it
+/// up. `name` is for messages.
+Result<void> add_own_port(NetlinkSocket& route, unsigned index, const std::string& name,
+                          const BridgePort& like, PortUse use);
+
+/// The port `device` of `bridge`; or, where it is not attached yet, what it will be once it is.
+/// Errors: no_such, config (a port of another bridge).
+Result<BridgePort> port_on_bridge(NetlinkSocket& route, const std::string& device,
+                                  const std::string& bridge);
 
 /// Points the bridge's forwarding entry of `mac` at `port` (in VLAN `vlan` unless 0), as if a frame
 /// had just come in there: it ages, and moves when the station moves.

@@ -49,6 +49,16 @@ std::array<sock_filter, 9> not_ip_filter() {
   }};
 }
 
+// Drop what the host sends to the guest; pass everything else.
+std::array<sock_filter, 4> from_guest_filter() {
+  return {{
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kAncillary + SKF_AD_PKTTYPE),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_OUTGOING, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, 0),
+      BPF_STMT(BPF_RET | BPF_K, 0x7fffffff),
+  }};
+}
+
 // The kernel takes the outer tag out of the frame and tells it beside; it goes back to its place,
 // and what the header says about places behind it moves along.
 void put_tag_back(std::vector<std::uint8_t>& octets, const tpacket_auxdata& beside) {
@@ -71,7 +81,7 @@ void put_tag_back(std::vector<std::uint8_t>& octets, const tpacket_auxdata& besi
 }  // namespace
 
 Result<FrameCapture> FrameCapture::open(unsigned device_index, const std::string& device,
-                                        std::uint32_t socket_buffer_bytes) {
+                                        std::uint32_t socket_buffer_bytes, Frames frames) {
   const std::string what = fmt::format("packet socket on {}", device);
   // Protocol 0: nothing arrives before the filter is in place.
   UniqueFd socket(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -82,12 +92,20 @@ Result<FrameCapture> FrameCapture::open(unsigned device_index, const std::string
     }
     return system_error(errno, what);
   }
-  auto program = not_ip_filter();
+  auto not_ip = not_ip_filter();
+  auto all = from_guest_filter();
+  const std::span<sock_filter> program =
+      frames == Frames::all ? std::span<sock_filter>(all) : std::span<sock_filter>(not_ip);
   const sock_fprog filter = {static_cast<unsigned short>(program.size()), program.data()};
   const int one = 1;
   if (::setsockopt(socket.get(), SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) < 0 ||
       ::setsockopt(socket.get(), SOL_PACKET, PACKET_AUXDATA, &one, sizeof one) < 0 ||
       ::setsockopt(socket.get(), SOL_PACKET, PACKET_VNET_HDR, &one, sizeof one) < 0) {
+    return system_error(errno, what);
+  }
+  // Frames for the guest need no queueing discipline: its own queue says when it is full.
+  if (frames == Frames::all &&
+      ::setsockopt(socket.get(), SOL_PACKET, PACKET_QDISC_BYPASS, &one, sizeof one) < 0) {
     return system_error(errno, what);
   }
   const int bytes = static_cast<int>(std::min<std::uint32_t>(socket_buffer_bytes, 1U << 30));
@@ -133,8 +151,7 @@ Result<bool> FrameCapture::drain(std::size_t frames_max,
     }
     CapturedFrame frame;
     frame.octets.assign(buffer_.begin(), buffer_.begin() + received);
-    // 'Checksum already verified' is the host's knowledge, not part of the frame.
-    frame.octets[0] &= OffloadHeader::kNeedsChecksum;
+    frame.keep_only_what_travels();
     for (cmsghdr* item = CMSG_FIRSTHDR(&message); item != nullptr;
          item = CMSG_NXTHDR(&message, item)) {
       if (item->cmsg_level != SOL_PACKET || item->cmsg_type != PACKET_AUXDATA) continue;
@@ -145,6 +162,18 @@ Result<bool> FrameCapture::drain(std::size_t frames_max,
     on_frame(std::move(frame));
   }
   return false;
+}
+
+Result<void> FrameCapture::send(std::span<const std::uint8_t> header_and_frame) {
+  while (::send(socket_.get(), header_and_frame.data(), header_and_frame.size(), MSG_DONTWAIT) <
+         0) {
+    if (errno == EINTR) continue;
+    if (errno == ENOBUFS || errno == EAGAIN || errno == ENETDOWN) {
+      return fail(ErrorCode::no_resources, "{} takes no more frames", device_);
+    }
+    return system_error(errno, fmt::format("hand a frame to {}", device_));
+  }
+  return ok();
 }
 
 std::uint64_t FrameCapture::lost() const {

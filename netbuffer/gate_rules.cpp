@@ -401,6 +401,29 @@ Result<void> install_gate_rules(NetlinkSocket& netfilter, std::span<const GateRu
   return transaction.commit();
 }
 
+Result<void> install_relay_rules(NetlinkSocket& netfilter, const std::string& domain,
+                                 std::span<const std::string> devices) {
+  Transaction transaction(netfilter);
+  for (const std::string& device : devices) {
+    const std::string name = gate_table_name(device);
+    for (const std::uint8_t family : kFamilies) {
+      transaction.add_table(family, name, "");
+      transaction.delete_table(family, name);
+    }
+    constexpr std::uint8_t kBridge = NFPROTO_BRIDGE;
+    transaction.add_table(kBridge, name, std::string(kCommentPrefix) + domain);
+    transaction.add_chain(kBridge, name, kFenceChain, NF_BR_PRE_ROUTING, NF_BR_PRI_FIRST);
+    transaction.add_rule(
+        Rule(kBridge, name, kFenceChain).device_is(NFT_META_IIFNAME, device).count().drop(),
+        fmt::format("fence off frames of {}", device));
+    transaction.add_chain(kBridge, name, kNoReturnChain, NF_BR_POST_ROUTING, kFencePriority);
+    transaction.add_rule(
+        Rule(kBridge, name, kNoReturnChain).device_is(NFT_META_OIFNAME, device).drop(),
+        fmt::format("keep frames away from {}", device));
+  }
+  return transaction.commit();
+}
+
 Result<void> open_gate_rules(NetlinkSocket& netfilter, std::span<const std::string> devices) {
   Transaction transaction(netfilter);
   for (const std::string& device : devices) {

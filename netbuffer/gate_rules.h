@@ -11,6 +11,12 @@
 //                     from TAP, without the bit → drop;  from TAP → clear the bit
 //     chain no_return forward: from our injection port to TAP → drop
 //
+// Where a domain's frames are carried by us in both directions (frame_relay.h) there is one table:
+//
+//   table bridge  understudy-TAP
+//     chain fence     prerouting, before everything: from TAP → drop
+//     chain no_return postrouting: to TAP → drop
+//
 // Intuition of the fence: a frame that never went through the IP hooks cannot carry the bit, for
 // whatever reason it did not: it is not IP, it carries a VLAN tag, or somebody turned the bridge's
 // nf_call_iptables off. The bit is set as the very last thing in the IP hooks, because others
@@ -48,6 +54,12 @@ struct GateRules {
   std::string injection_device;
   std::uint16_t queue = 0;
 };
+
+/// Fences these taps off in both directions, all or none: what comes in from one is dropped before
+/// the bridge looks at it, and the bridge sends it nothing. For whoever carries the frames himself
+/// (frame_relay.h). Replaces tables of the same names. Errors: permission, unavailable.
+Result<void> install_relay_rules(NetlinkSocket& netfilter, const std::string& domain,
+                                 std::span<const std::string> devices);
 
 /// A table that is ours by name and comment.
 struct GateTable {

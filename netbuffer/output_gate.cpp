@@ -3,8 +3,6 @@
 #include <linux/if_ether.h>
 #include <net/if.h>
 #include <spdlog/spdlog.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <boost/asio/error.hpp>
@@ -19,6 +17,7 @@
 
 #include "base/unique_fd.h"
 #include "netbuffer/bridge.h"
+#include "netbuffer/device_lock.h"
 #include "netbuffer/frame_addresses.h"
 #include "netbuffer/frame_capture.h"
 #include "netbuffer/frame_queue.h"
@@ -47,26 +46,6 @@ constexpr unsigned kQueueSpread = 30000;
 constexpr std::size_t kFramesAtOnce = 4096;
 // A domain that is not really paused could keep seal() busy for ever.
 constexpr std::size_t kFramesPerSealMax = 4 * 65536;
-
-// Who holds the gate of a device in this namespace: an abstract unix address, which belongs to the
-// network namespace and is free again the moment the process is gone, unlike any file.
-Result<UniqueFd> lock_device(const std::string& device) {
-  UniqueFd lock(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (!lock.valid()) return system_error(errno, "open a unix socket");
-  const std::string name = "understudy-gate-" + device;
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  name.copy(address.sun_path + 1, sizeof address.sun_path - 1);
-  const auto bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
-  if (::bind(lock.get(), reinterpret_cast<const sockaddr*>(&address), bytes) < 0) {
-    if (errno == EADDRINUSE) {
-      return fail(ErrorCode::exists, "the gate of {} is held already, by this or another process",
-                  device);
-    }
-    return system_error(errno, fmt::format("lock the gate of {}", device));
-  }
-  return lock;
-}
 
 // With these on, the IP hooks get tagged frames too, which the packet socket keeps as well: each
 // would leave twice.
@@ -98,7 +77,7 @@ class OutputGatePort : public std::enable_shared_from_this<OutputGatePort> {
       return fail(ErrorCode::config, "device '{}' is a port of another bridge than '{}'",
                   interface.device, interface.bridge);
     }
-    BOOST_OUTCOME_TRY(UniqueFd lock, lock_device(interface.device));
+    BOOST_OUTCOME_TRY(UniqueFd lock, netbuffer::lock_device(interface.device));
     BOOST_OUTCOME_TRY(netbuffer::send_bridged_ip_to_hooks(route, port, interface.bridge));
     BOOST_OUTCOME_TRY(refuse_tagged_frames_in_ip_hooks());
     // The index is unique within the namespace, so domains do not get into each other's way.

@@ -86,6 +86,8 @@ std::string_view to_string(FrameType type) {
       return "protection_end";
     case FrameType::disk_batch:
       return "disk_batch";
+    case FrameType::protection_options:
+      return "protection_options";
     case FrameType::input_log:
       return "input_log";
     case FrameType::log_acknowledgement:

@@ -60,6 +60,7 @@ enum class FrameType : std::uint16_t {
   protection_reply = 38,
   protection_end = 39,
   disk_batch = 40,
+  protection_options = 41,
   input_log = 48,  ///< From here on: owned by the replay room.
   log_acknowledgement = 49,
 };

@@ -22,6 +22,9 @@ constexpr std::size_t kChunkBytes = std::size_t{16} << 10;
 constexpr std::size_t kSmallBodyBytes = std::size_t{4} << 10;
 // After so many octets the thread is handed back: about half a millisecond of encryption.
 constexpr std::size_t kTurnBytes = std::size_t{256} << 10;
+// So much is numbered ahead of the kernel; urgent frames wait behind no more than that (and one
+// frame).
+constexpr std::size_t kNumberedBytes = std::size_t{64} << 10;
 // Until hello has told what the link is for.
 constexpr std::size_t kHelloBytesMax = 4096;
 
@@ -108,7 +111,10 @@ std::string Link::State::title() const {
 void Link::State::end(const Error& reason) {
   if (ended_) return;
   ended_ = reason;
+  urgent_.clear();
+  waiting_.clear();
   queue_.clear();
+  numbered_bytes_ = 0;
   queued_bytes_ = 0;
   stream_->close();
   watchdog_.cancel();
@@ -135,29 +141,29 @@ Task<Result<void>> Link::State::send(std::shared_ptr<State> self, FrameType type
       co_await self->senders_.wait();
       if (self->ended_) co_return *self->ended_;
     } while (self->queued_bytes_ >= self->settings_.send_queue_bytes_max);
-    self->enqueue(type, flags, kept_head, std::move(body));
+    Waiting late{type, flags, kept_head, std::move(body)};
+    self->enqueue(self->waiting_, std::move(late));
     if (self->queued_bytes_ < self->settings_.send_queue_bytes_max) self->senders_.notify_first();
     co_return ok();
   }
-  self->enqueue(type, flags, head, std::move(body));
+  Waiting frame{type, flags, std::vector<std::byte>(head.begin(), head.end()), std::move(body)};
+  self->enqueue(self->waiting_, std::move(frame));
   co_return ok();
 }
 
-void Link::State::enqueue(FrameType type, std::uint32_t flags, std::span<const std::byte> head,
-                          std::vector<std::byte> body) {
-  const auto header = encode_frame_header(type, flags, next_sequence_++, head, body);
-  const bool copy_body = body.size() <= kSmallBodyBytes;
-  const std::size_t small_bytes = header.size() + head.size() + (copy_body ? body.size() : 0);
-  if (queue_.empty() || !queue_.back().small ||
-      queue_.back().octets.size() + small_bytes > kChunkBytes) {
-    queue_.emplace_back();
+Result<void> Link::State::send_urgent(FrameType type, std::vector<std::byte> body) {
+  if (ended_) return *ended_;
+  if (body.size() > settings_.payload_bytes_max) {
+    return fail(ErrorCode::usage, "{}: a {} frame of {} octets exceeds the limit of {}", title(),
+                to_string(type), body.size(), settings_.payload_bytes_max);
   }
-  auto& octets = queue_.back().octets;
-  octets.insert(octets.end(), header.begin(), header.end());
-  octets.insert(octets.end(), head.begin(), head.end());
-  if (copy_body) octets.insert(octets.end(), body.begin(), body.end());
-  queued_bytes_ += header.size() + head.size() + body.size();
-  if (!copy_body) queue_.push_back({std::move(body), 0, false});
+  enqueue(urgent_, {type, kFrameNoFlags, {}, std::move(body)});
+  return ok();
+}
+
+void Link::State::enqueue(std::deque<Waiting>& line, Waiting frame) {
+  queued_bytes_ += kFrameHeaderBytes + frame.head.size() + frame.body.size();
+  line.push_back(std::move(frame));
   if (!stall_deadline_) {
     stall_deadline_ = Clock::now() + settings_.send_stall_limit;
     watch(*stall_deadline_);
@@ -165,9 +171,38 @@ void Link::State::enqueue(FrameType type, std::uint32_t flags, std::span<const s
   writer_.notify_all();
 }
 
+// What gets its number now cannot be overtaken any more.
+void Link::State::fill_queue() {
+  while (numbered_bytes_ < kNumberedBytes && !(urgent_.empty() && waiting_.empty())) {
+    auto& line = urgent_.empty() ? waiting_ : urgent_;
+    Waiting frame = std::move(line.front());
+    line.pop_front();
+    number_frame(std::move(frame));
+  }
+}
+
+void Link::State::number_frame(Waiting frame) {
+  const auto header =
+      encode_frame_header(frame.type, frame.flags, next_sequence_++, frame.head, frame.body);
+  const bool copy_body = frame.body.size() <= kSmallBodyBytes;
+  const std::size_t small_bytes =
+      header.size() + frame.head.size() + (copy_body ? frame.body.size() : 0);
+  if (queue_.empty() || !queue_.back().small ||
+      queue_.back().octets.size() + small_bytes > kChunkBytes) {
+    queue_.emplace_back();
+  }
+  auto& octets = queue_.back().octets;
+  octets.insert(octets.end(), header.begin(), header.end());
+  octets.insert(octets.end(), frame.head.begin(), frame.head.end());
+  if (copy_body) octets.insert(octets.end(), frame.body.begin(), frame.body.end());
+  numbered_bytes_ += header.size() + frame.head.size() + frame.body.size();
+  if (!copy_body) queue_.push_back({std::move(frame.body), 0, false});
+}
+
 Task<void> Link::State::write_queue(std::shared_ptr<State> self) {
   std::size_t bytes_in_turn = 0;
   while (!self->ended_) {
+    self->fill_queue();
     if (self->queue_.empty()) {
       bytes_in_turn = 0;
       co_await self->writer_.wait();
@@ -203,6 +238,7 @@ void Link::State::on_sent(std::size_t bytes) {
   Chunk& chunk = queue_.front();
   chunk.sent += bytes;
   if (chunk.sent == chunk.octets.size()) queue_.pop_front();
+  numbered_bytes_ -= bytes;
   queued_bytes_ -= bytes;
   bytes_sent_ += bytes;
   bytes_since_key_update_ += bytes;
@@ -210,7 +246,7 @@ void Link::State::on_sent(std::size_t bytes) {
     bytes_since_key_update_ = 0;
     stream_->update_key();
   }
-  if (queue_.empty()) {
+  if (queued_bytes_ == 0) {
     stall_deadline_.reset();
     drained_.notify_all();
   } else {
@@ -222,7 +258,7 @@ void Link::State::on_sent(std::size_t bytes) {
 Task<Result<void>> Link::State::flush(std::shared_ptr<State> self, Time deadline) {
   for (;;) {
     if (self->ended_) co_return Error(*self->ended_);
-    if (self->queue_.empty()) co_return ok();
+    if (self->queued_bytes_ == 0) co_return ok();
     if (Clock::now() >= deadline) {
       co_return fail(ErrorCode::timed_out, "{}: {} octets not sent in time", self->title(),
                      self->queued_bytes_);
@@ -325,7 +361,8 @@ Task<void> Link::State::say_goodbye(std::shared_ptr<State> self, FrameType type,
   const auto deadline = Clock::now() + limit;
   if (!self->ended_) {
     // Past the queue's limit if need be: it is the last frame, and it is small.
-    self->enqueue(type, kFrameNoFlags, payload, {});
+    Waiting last{type, kFrameNoFlags, std::move(payload), {}};
+    self->enqueue(self->waiting_, std::move(last));
     if (const auto flushed = co_await flush(self, deadline); flushed) {
       // Closing a socket with unread data makes the kernel send a reset, which would overtake the
       // farewell. So our direction ends first, and the peer is listened to until it ends its own.
@@ -384,6 +421,10 @@ Link::~Link() {
 Task<Result<void>> Link::send(FrameType type, std::span<const std::byte> head,
                               std::vector<std::byte> body, std::uint32_t flags) {
   return State::send(state_, type, head, std::move(body), flags);
+}
+
+Result<void> Link::send_urgent(FrameType type, std::vector<std::byte> body) {
+  return state_->send_urgent(type, std::move(body));
 }
 
 Task<Result<void>> Link::flush() {
@@ -477,6 +518,8 @@ void tune_socket(boost::asio::ip::tcp::socket& socket, const LinkSettings& setti
     ::setsockopt(fd, level, option, &value, sizeof(value));
   };
   set(IPPROTO_TCP, TCP_NODELAY, 1);
+  // What the kernel has cannot be overtaken by urgent frames.
+  set(IPPROTO_TCP, TCP_NOTSENT_LOWAT, 256 << 10);
   set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(settings.silence_limit.count()));
   set(SOL_SOCKET, SO_KEEPALIVE, 1);
   const int third_s = std::max(1, static_cast<int>(settings.silence_limit.count() / 3000));

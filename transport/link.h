@@ -106,11 +106,16 @@ class Link {
   /// Queues a frame whose payload is `head` followed by `body`, and returns once it is queued;
   /// waits while the queue is above its limit. `head` is copied at once (meant for small fixed
   /// parts), `body` is moved and never copied. Frames leave in the order in which `send` was
-  /// called, also with several callers; frames queued in one turn of the loop share packets.
-  /// Success promises only that the frame is on its way. Errors: usage (payload above the limit;
-  /// the link stays good), else the error that ended the link.
+  /// called, also with several callers (only urgent ones overtake them); frames queued in one turn
+  /// of the loop share packets. Success promises only that the frame is on its way. Errors: usage
+  /// (payload above the limit; the link stays good), else the error that ended the link.
   Task<Result<void>> send(FrameType type, std::span<const std::byte> head,
                           std::vector<std::byte> body = {}, std::uint32_t flags = kFrameNoFlags);
+
+  /// Queues a small frame before all that waits, but for what the kernel has; never waits for room:
+  /// the caller sees to it that there are few. Urgent frames keep their order among each other.
+  /// Errors as for send.
+  Result<void> send_urgent(FrameType type, std::vector<std::byte> body);
 
   /// Waits until every queued octet was handed to the kernel.
   Task<Result<void>> flush();

@@ -40,6 +40,7 @@ class Link::State : public std::enable_shared_from_this<Link::State> {
   static Task<Result<void>> send(std::shared_ptr<State> self, FrameType type,
                                  std::span<const std::byte> head, std::vector<std::byte> body,
                                  std::uint32_t flags);
+  Result<void> send_urgent(FrameType type, std::vector<std::byte> body);
   static Task<Result<void>> flush(std::shared_ptr<State> self, Time deadline);
   static Task<Result<Frame>> receive(std::shared_ptr<State> self,
                                      std::optional<std::chrono::milliseconds> limit);
@@ -61,6 +62,13 @@ class Link::State : public std::enable_shared_from_this<Link::State> {
   [[nodiscard]] std::size_t bytes_queued() const { return queued_bytes_; }
 
  private:
+  // A frame that has not got its number yet: until then it can be overtaken.
+  struct Waiting {
+    FrameType type{};
+    std::uint32_t flags = 0;
+    std::vector<std::byte> head;
+    std::vector<std::byte> body;
+  };
   // A run of octets to be sent: some small frames together, or one large body by itself.
   struct Chunk {
     std::vector<std::byte> octets;
@@ -70,8 +78,9 @@ class Link::State : public std::enable_shared_from_this<Link::State> {
 
   static Task<void> write_queue(std::shared_ptr<State> self);
   static Task<void> yield(const std::shared_ptr<State>& self);
-  void enqueue(FrameType type, std::uint32_t flags, std::span<const std::byte> head,
-               std::vector<std::byte> body);
+  void enqueue(std::deque<Waiting>& line, Waiting frame);
+  void fill_queue();
+  void number_frame(Waiting frame);
   void on_sent(std::size_t bytes);
   void watch(Time deadline);
   void on_watch();
@@ -84,8 +93,11 @@ class Link::State : public std::enable_shared_from_this<Link::State> {
   std::optional<Error> ended_;
 
   // Sending.
-  std::deque<Chunk> queue_;
-  std::size_t queued_bytes_ = 0;
+  std::deque<Waiting> urgent_;
+  std::deque<Waiting> waiting_;
+  std::deque<Chunk> queue_;         // numbered, in the order of the wire
+  std::size_t numbered_bytes_ = 0;  // of these, not yet sent
+  std::size_t queued_bytes_ = 0;    // of everything
   std::uint64_t next_sequence_ = 1;
   std::uint64_t bytes_sent_ = 0;
   std::uint64_t bytes_since_key_update_ = 0;

@@ -1,6 +1,8 @@
 #include "hypervisor/qemu/qemu_domain.h"
+#include "hypervisor/qemu/tap.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -285,6 +287,39 @@ Task<Error> QemuDomain::run_on(Error why) {
     }
   }
   co_return co_await instance_->explain(std::move(why));
+}
+
+// A tap is readable as long as a frame waits in it, and counts what was read from it as sent.
+Result<std::vector<InputProgress>> QemuDomain::input_progress() {
+  if (taps_.empty()) {
+    BOOST_OUTCOME_TRY(taps_, instance_->fetch_taps());
+  }
+  std::vector<InputProgress> progress(taps_.size());
+  for (std::size_t nic = 0; nic < taps_.size(); ++nic) {
+    pollfd waiting{.fd = taps_[nic].get(), .events = POLLIN, .revents = 0};
+    if (::poll(&waiting, 1, 0) < 0) return system_error(errno, "look into a tap's queue");
+    progress[nic].empty = (waiting.revents & POLLIN) == 0;
+    BOOST_OUTCOME_TRY(progress[nic].taken, frames_taken_from(instance_->outputs()[nic].device));
+  }
+  return progress;
+}
+
+// QEMU remembers how far the guest's list of free buffers went when it last looked (the shadow): as
+// long as it has not used up all of these, it has not had to keep a frame back.
+Task<Result<bool>> QemuDomain::takes_inputs() {
+  for (std::size_t nic = 0; nic < instance_->outputs().size(); ++nic) {
+    json::object arguments;
+    arguments["path"] = fmt::format("/machine/peripheral/nic{}/virtio-backend", nic);
+    arguments["queue"] = 0;
+    BOOST_OUTCOME_CO_TRY(const auto status, co_await instance_->monitor().execute(
+                                                "x-query-virtio-queue-status", std::move(arguments),
+                                                instance_->options().answer_timeout_ms));
+    const auto* queue = status.if_object();
+    const auto* last = queue == nullptr ? nullptr : queue->if_contains("last-avail-idx");
+    const auto* shadow = queue == nullptr ? nullptr : queue->if_contains("shadow-avail-idx");
+    if (last == nullptr || shadow == nullptr || *last == *shadow) co_return false;
+  }
+  co_return true;
 }
 
 Task<Result<void>> QemuDomain::destroy() {

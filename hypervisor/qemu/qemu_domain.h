@@ -47,6 +47,8 @@ class QemuDomain final : public Domain {
   Task<Result<void>> pause() override;
   Task<Result<std::vector<std::byte>>> save_device_state() override;
   Task<Result<void>> resume() override;
+  Result<std::vector<InputProgress>> input_progress() override;
+  Task<Result<bool>> takes_inputs() override;
   Task<Result<void>> destroy() override;
   bool alive() const override;
   Task<DomainExit> wait_for_exit() override;
@@ -64,6 +66,7 @@ class QemuDomain final : public Domain {
   Phase phase_ = Phase::running;
   bool unsettled_ = false;  ///< A step failed, and whether the guest runs is not known.
   UniqueFd state_file_;
+  std::vector<UniqueFd> taps_;  ///< QEMU's own, to look into their queues. Fetched when asked for.
   bool tracking_on_ = false;
   DirtySet first_pages_;  ///< What held data when tracking began, until it was taken.
   DirtySet scanned_;      ///< Scratch, kept for its room.

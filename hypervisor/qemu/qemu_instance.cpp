@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "hypervisor/qemu/command_line.h"
+#include "hypervisor/qemu/pidfd.h"
 #include "hypervisor/qemu/tap.h"
 
 namespace understudy {
@@ -255,6 +256,18 @@ void QemuInstance::give_up_tracking(std::string reason) {
   if (tracker_) tracker_->disarm();
   tracker_.reset();
   tracking_reason_ = std::move(reason);
+}
+
+Result<std::vector<UniqueFd>> QemuInstance::fetch_taps() {
+  std::vector<UniqueFd> taps;
+  for (std::size_t nic = 0; nic < outputs_.size(); ++nic) {
+    taps.emplace_back(
+        ::pidfd_getfd(process_->pidfd(), kFirstTapDescriptor + static_cast<int>(nic), 0));
+    if (!taps.back().valid()) {
+      return system_error(errno, fmt::format("taking tap {} of QEMU", outputs_[nic].device));
+    }
+  }
+  return taps;
 }
 
 Result<void> QemuInstance::attach_taps() {

@@ -82,6 +82,8 @@ class QemuInstance {
 
   /// Attaches every tap to its bridge.
   Result<void> attach_taps();
+  /// Descriptors of its own for the taps that QEMU holds, one for each NIC.
+  Result<std::vector<UniqueFd>> fetch_taps();
   /// Kills the process, waits until it is gone and removes its files. May be repeated.
   Task<Result<void>> end();
   /// Kills and removes without waiting, for destructors.

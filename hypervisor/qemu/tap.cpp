@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <sstream>
 
 namespace understudy {
 namespace {
@@ -97,6 +98,24 @@ Result<void> check_bridge(const std::string& bridge) {
     return fail(ErrorCode::config, "bridge {} is down (ip link set {} up)", bridge, bridge);
   }
   return ok();
+}
+
+Result<std::uint64_t> frames_taken_from(const std::string& device) {
+  // Of this thread's namespace, unlike sysfs. A line: "name: " and 16 numbers, the tenth of which
+  // is the packets sent.
+  std::ifstream file("/proc/thread-self/net/dev");
+  std::string line;
+  while (std::getline(file, line)) {
+    const auto colon = line.find(':');
+    if (colon == std::string::npos) continue;
+    const auto begin = line.find_first_not_of(' ');
+    if (line.compare(begin, colon - begin, device) != 0) continue;
+    std::istringstream numbers(line.substr(colon + 1));
+    std::uint64_t number = 0;
+    for (int field = 0; field < 10; ++field) numbers >> number;
+    if (numbers) return number;
+  }
+  return fail(ErrorCode::no_such, "no device {} in /proc/net/dev", device);
 }
 
 Result<void> attach_tap(const std::string& device, const std::string& bridge) {

@@ -32,6 +32,9 @@ Result<Tap> create_tap(std::string_view domain, unsigned index);
 /// Checks that `bridge` is a bridge in our network namespace. Errors: no_such, config.
 Result<void> check_bridge(const std::string& bridge);
 
+/// Frames that whoever holds the tap has read from it so far.
+Result<std::uint64_t> frames_taken_from(const std::string& device);
+
 /// Gives the tap the bridge's MTU, makes it a port of the bridge and takes it up. Safe to repeat.
 Result<void> attach_tap(const std::string& device, const std::string& bridge);
 

@@ -1,0 +1,42 @@
+#include "agent/gatekeeper.h"
+
+namespace understudy {
+
+Result<void> Gatekeeper::on_log_acknowledged(std::span<const std::byte> /*payload*/) {
+  return fail(ErrorCode::protocol, "no log is kept that could be acknowledged");
+}
+
+Task<Result<void>> ReplayGatekeeper::seal(EpochId epoch) {
+  bool takes_inputs = false;
+  if (gate_->wants_takes_inputs()) {
+    const auto asked = co_await domain_.takes_inputs();
+    takes_inputs = asked && asked.value();
+  }
+  // From here to the seal nothing may be let in, so nothing is waited for.
+  BOOST_OUTCOME_CO_TRY(const auto progress, domain_.input_progress());
+  gate_->on_input_progress(progress, true);
+  co_return gate_->seal(epoch, takes_inputs);
+}
+
+Result<void> ReplayGatekeeper::release(EpochId epoch) {
+  gate_->release(epoch);
+  return ok();
+}
+
+Result<void> ReplayGatekeeper::drop_held() {
+  gate_->drop_held();
+  return ok();
+}
+
+Result<void> ReplayGatekeeper::open() {
+  gate_->end_protection();
+  return ok();
+}
+
+Result<void> ReplayGatekeeper::on_log_acknowledged(std::span<const std::byte> payload) {
+  BOOST_OUTCOME_TRY(const auto acknowledged, replay::decode_log_acknowledged(payload));
+  gate_->on_log_acknowledged(acknowledged);
+  return ok();
+}
+
+}  // namespace understudy

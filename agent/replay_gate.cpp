@@ -1,0 +1,412 @@
+#include "agent/replay_gate.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <boost/json.hpp>
+#include <cstring>
+#include <utility>
+
+namespace understudy {
+namespace {
+
+using namespace std::chrono_literals;
+using replay::ChecksumState;
+using replay::Direction;
+using replay::Frame;
+using replay::Packet;
+using replay::ReleaseRule;
+using replay::Replayer;
+
+// As GateLimits: what may be held for all interfaces together.
+constexpr std::uint64_t kHeldBytesMax = 256ULL << 20;
+constexpr std::uint64_t kHeldFramesMax = 65'536;
+// Octets of a batch; more go in the next one.
+constexpr std::size_t kBatchBytes = 256 * 1024;
+// After so many frames it is time to look where they are.
+constexpr std::size_t kFollowedFrames = 1024;
+constexpr auto kRefreshForwarding = 60s;
+constexpr std::size_t kEthernetHeader = 14;
+
+Instant now() {
+  return std::chrono::steady_clock::now();
+}
+
+ChecksumState checksum_of(const RelayedFrame& frame) {
+  return frame.checksum_is_partial() ? ChecksumState::partial : ChecksumState::complete;
+}
+
+Frame octets_of(const RelayedFrame& frame) {
+  return {frame.frame().begin(), frame.frame().end()};
+}
+
+// A frame with complete checksums that fits its interface needs no offload.
+RelayedFrame plain(std::span<const std::uint8_t> frame) {
+  RelayedFrame relayed;
+  relayed.octets.resize(RelayedFrame::kHeaderBytes + frame.size());
+  std::ranges::copy(frame, relayed.octets.begin() + RelayedFrame::kHeaderBytes);
+  return relayed;
+}
+
+// The frame, cut up where it is larger than the interface takes.
+std::vector<Frame> cut_to(std::size_t mtu, const Frame& frame) {
+  if (frame.size() <= mtu + kEthernetHeader) return {frame};
+  const Packet packet = replay::parse(frame);
+  const std::size_t headers = packet.payload_at - packet.network_at;
+  if (packet.kind != replay::FrameKind::tcp || mtu <= headers) return {frame};
+  return replay::split_tcp(frame, mtu - headers);
+}
+
+}  // namespace
+
+ReplayGate::ReplayGate(const boost::asio::any_io_executor& executor, std::size_t interfaces)
+    : executor_(executor), delivery_(interfaces), timer_(executor) {}
+
+ReplayGate::~ReplayGate() = default;
+
+Result<std::shared_ptr<ReplayGate>> ReplayGate::close(const boost::asio::any_io_executor& executor,
+                                                      const std::string& domain,
+                                                      std::span<const OutputInterface> interfaces) {
+  GateOptions options;
+  options.domain = domain;
+  for (const auto& interface : interfaces) {
+    options.interfaces.push_back({interface.device, interface.bridge, interface.mac});
+  }
+  std::shared_ptr<ReplayGate> gate(new ReplayGate(executor, interfaces.size()));
+  // The relay is the gate's own, and calls nobody after its end.
+  FrameRelay::Handlers handlers{
+      .on_output = [self = gate.get()](
+                       std::uint16_t interface,
+                       RelayedFrame frame) { self->on_output(interface, std::move(frame)); },
+      .on_input = [self = gate.get()](
+                      std::uint16_t interface,
+                      RelayedFrame frame) { self->on_input(interface, std::move(frame)); },
+      .on_idle = [self = gate.get()] { self->settle(); }};
+  BOOST_OUTCOME_TRY(gate->relay_,
+                    FrameRelay::close(executor, std::move(options), std::move(handlers)));
+  gate->refresh_at_ = now() + kRefreshForwarding;
+  return gate;
+}
+
+// --- frames ---
+
+// Once the story is told, only connections that have to be translated concern the replayer.
+bool ReplayGate::concerns_replayer(const RelayedFrame& frame, Direction direction) const {
+  if (!replayer_) return false;
+  if (replayer_->replaying()) return true;
+  const Packet packet = replay::parse(frame.frame());
+  return packet.kind == replay::FrameKind::tcp &&
+         replayer_->translator().find(replay::flow_of(packet, direction)) != nullptr;
+}
+
+void ReplayGate::on_output(std::uint16_t interface, RelayedFrame frame) {
+  if (!concerns_replayer(frame, Direction::from_guest)) {
+    return offer_output(interface, std::move(frame));
+  }
+  auto actions = replayer_->on_guest_frame(now(), interface, octets_of(frame), checksum_of(frame));
+  carry_out(std::move(actions), &frame);
+}
+
+void ReplayGate::on_input(std::uint16_t interface, RelayedFrame frame) {
+  if (rule_) {
+    const auto verdict = rule_->on_input(now(), interface, frame.frame(), checksum_of(frame));
+    carry_out(verdict.actions);
+    if (!verdict.let_in) return;
+  }
+  if (!concerns_replayer(frame, Direction::to_guest)) {
+    return hand_over(interface, frame.octets);
+  }
+  auto actions = replayer_->on_client_frame(now(), interface, octets_of(frame), checksum_of(frame));
+  carry_out(std::move(actions), nullptr);
+}
+
+// A frame as the client is to see it.
+void ReplayGate::offer_output(std::uint16_t interface, RelayedFrame frame) {
+  if (!rule_) return relay_->to_network(interface, frame.octets);
+  if (held_frames_ >= kHeldFramesMax || held_bytes_ + frame.bytes() > kHeldBytesMax) {
+    ++dropped_frames_;
+    return;
+  }
+  const replay::OutputId id{interface, first_held_ + static_cast<std::uint32_t>(held_.size())};
+  held_bytes_ += frame.bytes();
+  ++held_frames_;
+  // Where the frame lies must not move while the rule looks at it: it may release others.
+  held_.push_back({interface, std::move(frame)});
+  const std::span<const std::uint8_t> octets = held_.back().frame->frame();
+  carry_out(rule_->on_output(now(), id, octets));
+}
+
+void ReplayGate::send_held(replay::OutputId output) {
+  const std::uint32_t index = output.packet_id - first_held_;
+  if (index >= held_.size() || !held_[index].frame) return;
+  Held& held = held_[index];
+  relay_->to_network(held.interface, held.frame->octets);
+  ++released_frames_;
+  released_bytes_ += held.frame->bytes();
+  --held_frames_;
+  held_bytes_ -= held.frame->bytes();
+  held.frame.reset();
+  while (!held_.empty() && !held_.front().frame) {
+    held_.pop_front();
+    ++first_held_;
+  }
+}
+
+void ReplayGate::carry_out(const ReleaseRule::Actions& actions) {
+  for (const auto& action : actions) {
+    if (const auto* release = std::get_if<ReleaseRule::Release>(&action)) {
+      send_held(release->output);
+    } else if (std::holds_alternative<ReleaseRule::SendLog>(action)) {
+      log_due_ = true;
+    } else if (std::holds_alternative<ReleaseRule::CheckpointEarly>(action)) {
+      if (hooks_.capture_early) hooks_.capture_early();
+    } else if (const auto* report = std::get_if<ReleaseRule::Report>(&action)) {
+      if (hooks_.report) hooks_.report(*report);
+    }
+  }
+}
+
+void ReplayGate::carry_out(Replayer::Actions actions, const RelayedFrame* original) {
+  for (auto& action : actions) {
+    if (const auto* to_guest = std::get_if<Replayer::ToGuest>(&action)) {
+      give_to_guest(to_guest->interface, to_guest->frame);
+    } else if (auto* to_network = std::get_if<Replayer::ToNetwork>(&action)) {
+      Frame& frame = to_network->frame;
+      if (original != nullptr && frame.size() == original->bytes() &&
+          (to_network->checksum == ChecksumState::partial) == original->checksum_is_partial()) {
+        // Only numbers have changed: the offloads are still right.
+        RelayedFrame same = *original;
+        std::ranges::copy(frame, same.octets.begin() + RelayedFrame::kHeaderBytes);
+        offer_output(to_network->interface, std::move(same));
+        continue;
+      }
+      if (to_network->checksum == ChecksumState::partial) {
+        const Packet packet = replay::parse(frame);
+        replay::complete_checksums(frame, packet);
+      }
+      for (const Frame& piece : cut_to(relay_->mtu(to_network->interface), frame)) {
+        offer_output(to_network->interface, plain(piece));
+      }
+    } else if (const auto* report = std::get_if<Replayer::Report>(&action)) {
+      if (replay_hooks_.report) replay_hooks_.report(*report);
+    }
+  }
+}
+
+void ReplayGate::give_to_guest(std::uint16_t interface, const Frame& frame) {
+  for (const Frame& piece : cut_to(relay_->mtu(interface), frame)) {
+    hand_over(interface, plain(piece).octets);
+  }
+}
+
+void ReplayGate::hand_over(std::uint16_t interface, std::span<const std::uint8_t> frame) {
+  if (!relay_->to_guest(interface, frame) || !rule_) return;
+  delivery_.on_given(now(), interface, rule_->log().last_position());
+  if (delivery_.followed() % kFollowedFrames == 0 && hooks_.ask_progress) hooks_.ask_progress();
+}
+
+// --- what follows from what happened ---
+
+void ReplayGate::settle() {
+  if (opened_) return;
+  if (log_due_ && rule_) {
+    log_due_ = false;
+    while (const auto batch = rule_->take_unsent(now(), kBatchBytes)) {
+      if (hooks_.send_log) hooks_.send_log(*batch);
+    }
+  }
+  if (replayer_ && !replayer_->replaying()) {
+    if (!led_) {
+      led_ = true;
+      if (replay_hooks_.replayed) replay_hooks_.replayed();
+    }
+    if (replayer_->translator().empty()) replayer_.reset();
+  }
+  open_if_idle();
+  arm();
+}
+
+void ReplayGate::arm() {
+  if (opened_) return;
+  Instant next = refresh_at_;
+  if (rule_) next = std::min(next, rule_->next_deadline());
+  if (replayer_ && !led_) next = std::min(next, replayer_->next_deadline());
+  if (replayer_ && led_) next = std::min(next, std::max(replayer_->next_deadline(), now() + 1s));
+  timer_.expires_at(next);
+  timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    const auto self = weak.lock();
+    if (self && !error) self->on_timer();
+  });
+}
+
+void ReplayGate::on_timer() {
+  if (opened_) return;
+  const Instant at = now();
+  if (at >= refresh_at_) {
+    relay_->refresh_forwarding();
+    refresh_at_ = at + kRefreshForwarding;
+  }
+  if (rule_) carry_out(rule_->on_tick(at));
+  if (replayer_) carry_out(replayer_->on_tick(at), nullptr);
+  settle();
+}
+
+// Not at once: this may be a call of the relay's own.
+void ReplayGate::open_if_idle() {
+  if (rule_ || replayer_ || opening_) return;
+  opening_ = true;
+  boost::asio::post(executor_, [weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (!self) return;
+    self->opening_ = false;
+    if (self->opened_ || self->rule_ || self->replayer_) return;
+    if (auto opened = self->relay_->open(); !opened) {
+      spdlog::error("gate: {}", opened.error().message());
+      return;
+    }
+    self->opened_ = true;
+    self->timer_.cancel();
+  });
+}
+
+Result<void> ReplayGate::remove() {
+  hooks_ = {};
+  replay_hooks_ = {};
+  drop_held();
+  rule_.reset();
+  replayer_.reset();
+  timer_.cancel();
+  if (std::exchange(opened_, true)) return ok();
+  return relay_->open();
+}
+
+// --- protection ---
+
+void ReplayGate::protect(const ReleaseRule::Config& config, ProtectionHooks hooks) {
+  hooks_ = std::move(hooks);
+  rule_.emplace(config);
+  delivery_ = InputDelivery(delivery_.interfaces());
+  arm();
+}
+
+void ReplayGate::end_protection() {
+  if (!rule_) return;
+  carry_out(rule_->on_gate_opened());
+  hooks_ = {};
+  rule_.reset();
+  log_due_ = false;
+  settle();
+}
+
+void ReplayGate::on_link_up(LogPosition peer_log) {
+  if (!rule_) return;
+  carry_out(rule_->on_link_up(now(), peer_log));
+  settle();
+}
+
+void ReplayGate::on_link_down() {
+  if (rule_) rule_->on_link_down();
+}
+
+void ReplayGate::on_log_acknowledged(const replay::LogAcknowledged& acknowledged) {
+  if (!rule_) return;
+  carry_out(rule_->on_log_acknowledged(now(), acknowledged));
+  settle();
+}
+
+void ReplayGate::on_peer_heard(Instant sent_at) {
+  if (!rule_) return;
+  carry_out(rule_->on_peer_heard(now(), sent_at));
+  settle();
+}
+
+void ReplayGate::set_policies(replay::PortPolicies policies) {
+  if (rule_) rule_->on_policies_changed(std::move(policies));
+}
+
+bool ReplayGate::wants_takes_inputs() const {
+  return delivery_.silent(now());
+}
+
+Result<void> ReplayGate::seal(EpochId epoch, bool takes_inputs) {
+  if (!rule_) return fail(ErrorCode::internal, "seal without a protection");
+  BOOST_OUTCOME_TRY(relay_->take_in_outputs());
+  rule_->on_delivered(delivery_.certain(now(), rule_->log().last_position(), takes_inputs));
+  auto translations = replayer_ ? replayer_->translator().encode() : std::vector<std::byte>();
+  BOOST_OUTCOME_TRY(const auto actions, rule_->on_paused(now(), epoch, std::move(translations)));
+  carry_out(actions);
+  settle();
+  return ok();
+}
+
+void ReplayGate::release(EpochId epoch) {
+  if (!rule_) return;
+  carry_out(rule_->on_epoch_released(now(), epoch));
+  settle();
+}
+
+void ReplayGate::drop_held() {
+  if (rule_) rule_->on_dropped();
+  dropped_frames_ += held_frames_;
+  first_held_ += static_cast<std::uint32_t>(held_.size());
+  held_.clear();
+  held_frames_ = held_bytes_ = 0;
+}
+
+// --- replay ---
+
+void ReplayGate::lead(Replayer replayer, ReplayHooks hooks) {
+  replayer_.emplace(std::move(replayer));
+  replay_hooks_ = std::move(hooks);
+  led_ = false;
+}
+
+void ReplayGate::begin_replay() {
+  if (!replayer_) return;
+  carry_out(replayer_->on_tick(now()), nullptr);
+  settle();
+}
+
+// --- status ---
+
+TrafficCounters ReplayGate::counters() const {
+  TrafficCounters counters;
+  counters.held = {held_frames_, held_bytes_};
+  counters.released = {released_frames_, released_bytes_};
+  counters.dropped.frames = dropped_frames_ + relay_->counters().outputs_lost;
+  return counters;
+}
+
+boost::json::value ReplayGate::to_json() const {
+  boost::json::object object;
+  if (rule_) {
+    const auto& log = rule_->log();
+    const Instant at = now();
+    object["state"] = replay::to_string(rule_->state());
+    object["log_bytes"] = log.bytes();
+    object["log_records"] = log.records().size();
+    object["log_position"] = log.last_position().value;
+    object["log_lag_records"] =
+        log.last_position().value - std::min(rule_->acknowledged(), log.last_position()).value;
+    object["inputs_since_commit"] = log.inputs();
+    object["replay_estimate_ms"] =
+        log.inputs() == 0 ? 0.0 : static_cast<double>(rule_->replay_estimate(at).count()) / 1000.0;
+    object["flows"] = rule_->flows().size();
+  }
+  if (replayer_) {
+    const auto& told = replayer_->statistics();
+    object["replaying"] = replayer_->replaying();
+    object["translated_connections"] = replayer_->translator().size();
+    object["inputs_replayed"] = told.inputs_fed;
+    object["inputs_to_replay"] = told.inputs_total;
+    object["flows_diverged"] = told.flows_diverged;
+  }
+  const auto relayed = relay_->counters();
+  object["inputs"] = relayed.inputs;
+  object["outputs"] = relayed.outputs;
+  object["inputs_dropped"] = relayed.inputs_lost;
+  return object;
+}
+
+}  // namespace understudy

@@ -1,0 +1,54 @@
+// Goal: in replay mode answers leave at once, and a host's death loses none of them. Method: as in
+// survival_test.cpp; checkpoints are rare or held back, so that what survives survives by the log.
+#include <boost/json.hpp>
+#include <thread>
+
+#include "tests/end_to_end/protected_guest.h"
+
+namespace understudy::scene {
+namespace {
+
+using namespace std::chrono_literals;
+namespace json = boost::json;
+
+class Replay : public ProtectedGuest {
+ protected:
+  /// Scene, guest, clients, and a protection in replay mode whose output goes with the log.
+  void play_replay(const std::string& interval, const std::vector<std::string>& more = {}) {
+    ASSERT_NO_FATAL_FAILURE(open());
+    protect_replay(HostId::a, interval, more);
+  }
+  void protect_replay(HostId primary, const std::string& interval,
+                      const std::vector<std::string>& more = {}) {
+    std::vector<std::string> command = {"protect", "web1", "--to",
+                                        std::string(name_of(other(primary))), "--mode", "replay",
+                                        "--interval", interval};
+    command.insert(command.end(), more.begin(), more.end());
+    ASSERT_OK(scene->understudy_checked(primary, command, 60s));
+    ASSERT_OK(scene->wait_for(primary, "output to go with the log", 30s,
+                              [](const json::object& domain) {
+                                const auto* replay = domain.if_contains("replay");
+                                return replay != nullptr && replay->is_object() &&
+                                       text_at(replay->get_object(), "state") == "replay";
+                              }));
+    const auto begun = Clock::now();
+    expect_everyone_goes_on(begun + 500ms, 30s);
+  }
+};
+
+TEST_F(Replay, host_killed_between_checkpoints_loses_nothing) {
+  ASSERT_NO_FATAL_FAILURE(play_replay("2s"));
+  auto killed = scene->kill_host(HostId::a);
+  ASSERT_OK(killed);
+  mark(killed.value());
+  expect_everyone_goes_on(killed.value().steady + 100ms);
+  ASSERT_OK(scene->wait_for_state(HostId::b, "running", 10s));
+  auto timeline = scene->understudy_json(HostId::b, {"timeline", "web1"});
+  ASSERT_OK(timeline);
+  std::cout << json::serialize(timeline.value()) << "\n";
+  EXPECT_EQ(text_at(timeline.value().as_object(), "outcome"), "promoted");
+  expect_nothing_lost();
+}
+
+}  // namespace
+}  // namespace understudy::scene
