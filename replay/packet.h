@@ -122,6 +122,10 @@ struct Packet {
     return static_cast<std::uint32_t>(payload_bytes) + (tcp.has(kSyn) ? 1U : 0U) +
            (tcp.has(kFin) ? 1U : 0U);
   }
+  /// Whether it brings its receiver more than an acknowledgement: contents, a beginning or an end.
+  [[nodiscard]] bool brings_something() const {
+    return kind != FrameKind::tcp || sequence_length() > 0 || tcp.has(kRst);
+  }
   /// Whether this frame has ports, or an identifier, and so belongs to a flow.
   [[nodiscard]] bool in_a_flow() const {
     return kind == FrameKind::tcp || kind == FrameKind::udp || kind == FrameKind::echo;

@@ -16,6 +16,8 @@ constexpr auto kTickWhileLeading = 5ms;
 constexpr auto kTickWithoutBudget = 1ms;
 constexpr auto kTickTranslations = 5s;
 constexpr std::uint8_t kTcp = 6;
+/// A flow whose requests had to be given before their turn so often does not wait for it any more.
+constexpr std::uint32_t kTurnsMissed = 2;
 /// A reset may be lost, and a client that only listens would never learn: it is said so often.
 constexpr std::uint32_t kResetsRepeated = 4;
 constexpr auto kResetAgainAfter = 100ms;
@@ -29,8 +31,9 @@ struct Replayer::Input {
   Frame frame;           ///< Checksums complete.
   Packet packet;         ///< Its parse.
   Flow* flow = nullptr;  ///< Nothing for fragments and the like.
-  bool fed = false;
-  bool stray = false;  ///< Of an older connection on the same ports: given as it is.
+  bool stray = false;    ///< Of an older connection on the same ports: given as it is.
+  /// Of the output that answers it: the next one of its flow. 0: none was released.
+  LogPosition answer;
 };
 
 /// What the guest has to say again: octets [offset, offset + length) of its stream, a SYN before
@@ -59,12 +62,17 @@ struct Replayer::Flow {
 
   FlowKey key;
   Phase phase = Phase::led;
-  bool punctual = true;  ///< It is waited for.
+  bool punctual = true;    ///< It is waited for.
+  bool impatient = false;  ///< It does not wait for its turn: others depend on what it is given.
+  std::uint32_t turns_missed = 0;
 
   // --- what the log tells ---
-  std::deque<Expected> expected;      ///< Not yet said again.
-  std::deque<std::size_t> pending;    ///< Inputs not yet given.
-  std::optional<std::uint32_t> base;  ///< Sequence number of stream offset 0.
+  std::deque<Expected> expected;        ///< Not yet said again.
+  std::deque<std::size_t> pending;      ///< Inputs not yet given.
+  std::optional<std::size_t> front;     ///< What of them stands in `fronts_`.
+  bool any_output = false;              ///< The log has one.
+  std::vector<std::size_t> unanswered;  ///< Requests since the last output, while the log is read.
+  std::optional<std::uint32_t> base;    ///< Sequence number of stream offset 0.
   std::uint64_t released_to = 0;
   bool opening_expected = false;
   bool end_released = false;
@@ -149,10 +157,19 @@ Replayer::Replayer(const Config& config, Instant now, std::vector<LogRecord> rec
         input.stray = flow->is_stray(input.packet);
         if (!input.stray) note_client(*flow, input.packet);
       }
+      if (input.flow == nullptr) {
+        fronts_.insert(inputs_.size());
+      } else if (!input.stray && input.packet.brings_something()) {
+        input.flow->unanswered.push_back(inputs_.size());
+      }
       inputs_.push_back(std::move(input));
     }
   }
   statistics_.inputs_total = inputs_.size();
+  for (const auto& flow : flows_) {
+    flow->unanswered = {};
+    update_front(*flow);
+  }
 }
 
 Replayer::~Replayer() = default;
@@ -204,7 +221,7 @@ void Replayer::expect(Instant now, LogPosition position, const OutputRecord& rec
   if (record.flow.protocol != kTcp) {
     if (flow == nullptr) flow = &make_flow(now, record.flow);
     flow->expected.push_back({Expected::Kind::datagram, position, 0, record.length, record.digest});
-    outstanding_[flow->expected.back().key()] = flow;
+    expect_in_order(*flow);
     return;
   }
   if (flow != nullptr && flow->is_older_word(record)) {
@@ -223,7 +240,7 @@ void Replayer::expect(Instant now, LogPosition position, const OutputRecord& rec
     if (opens) {
       flow->opened_by_syn = true;
       flow->expected.push_back({Expected::Kind::opening, position});
-      outstanding_[flow->expected.back().key()] = flow;
+      expect_in_order(*flow);
     }
   }
   if (*flow->base != record.sequence_base) {
@@ -239,7 +256,7 @@ void Replayer::expect(Instant now, LogPosition position, const OutputRecord& rec
     }
     flow->expected.push_back(
         {Expected::Kind::octets, position, record.offset, record.length, record.digest});
-    outstanding_[flow->expected.back().key()] = flow;
+    expect_in_order(*flow);
     flow->released_to = record.offset + record.length;
   }
   // Whatever lies before this place and in no record was sent before the checkpoint.
@@ -247,7 +264,7 @@ void Replayer::expect(Instant now, LogPosition position, const OutputRecord& rec
   if (ends && !flow->end_released) {
     flow->end_released = true;
     flow->expected.push_back({Expected::Kind::end, position, flow->released_to});
-    outstanding_[flow->expected.back().key()] = flow;
+    expect_in_order(*flow);
   }
   if ((record.flags & OutputRecord::resets) != 0) flow->reset_released = true;
   if ((record.flags & OutputRecord::acknowledges) != 0 &&
@@ -263,6 +280,26 @@ void Replayer::expect(Instant now, LogPosition position, const OutputRecord& rec
   }
 }
 
+/// The newest of what is expected of the flow: others wait for it if it answers something.
+void Replayer::expect_in_order(Flow& flow) {
+  const Expected& expected = flow.expected.back();
+  // What the first one answers may be older than the log.
+  if (flow.unanswered.empty() && std::exchange(flow.any_output, true)) return;
+  flow.any_output = true;
+  outstanding_[expected.key()] = &flow;
+  for (const std::size_t index : flow.unanswered) inputs_[index].answer = expected.position;
+  flow.unanswered.clear();
+}
+
+/// To be called whenever the flow's inputs, or whether it is waited for, may have changed.
+void Replayer::update_front(Flow& flow) {
+  if (flow.front) fronts_.erase(*flow.front);
+  flow.front.reset();
+  if (flow.phase != Flow::Phase::led || !flow.punctual || flow.pending.empty()) return;
+  flow.front = flow.pending.front();
+  fronts_.insert(*flow.front);
+}
+
 Replayer::Flow* Replayer::current(const FlowKey& key) const {
   const auto found = by_key_.find(key);
   return found == by_key_.end() || found->second.empty() ? nullptr : found->second.front();
@@ -276,16 +313,41 @@ std::uint32_t Replayer::delta_of(const Flow& flow) const {
 // --- giving inputs ---
 
 void Replayer::pump(Instant now, Actions& actions) {
-  for (; cursor_ < inputs_.size(); ++cursor_) {
-    const Input& input = inputs_[cursor_];
-    if (input.fed || (input.flow != nullptr && !input.flow->punctual)) continue;
+  for (auto next = fronts_.begin(); next != fronts_.end() && budget_ > 0;) {
+    const std::size_t index = *next;
+    const Input& input = inputs_[index];
     if (!outstanding_.empty() && outstanding_.begin()->first.first < input.position.value) break;
-    if (input.flow != nullptr && !may_feed(now, *input.flow, input)) break;
-    if (budget_ == 0) break;
+    if (!has_its_turn(input) || (input.flow != nullptr && !may_feed(now, *input.flow, input))) {
+      ++next;
+      continue;
+    }
     order_progress_ = now;
-    feed(now, cursor_, actions);
+    feed(now, index, actions);
+    next = fronts_.upper_bound(index);
   }
   open_order_if_due(now, actions);
+}
+
+/// Rule 2, the second half.
+bool Replayer::has_its_turn(const Input& input) const {
+  if (outstanding_.empty() || input.flow == nullptr || input.flow->impatient) return true;
+  if (input.stray || !input.packet.brings_something()) return true;
+  return input.answer.value > 0 && outstanding_.begin()->first.first >= input.answer.value;
+}
+
+/// Nothing has moved for a while: perhaps what is waited for depends on a request that waits for
+/// its turn. False if there is none.
+bool Replayer::skip_a_turn(Instant now, Actions& actions) {
+  for (const std::size_t index : fronts_) {
+    const Input& input = inputs_[index];
+    if (outstanding_.empty() || outstanding_.begin()->first.first < input.position.value) break;
+    if (has_its_turn(input) || !may_feed(now, *input.flow, input)) continue;
+    if (++input.flow->turns_missed >= kTurnsMissed) input.flow->impatient = true;
+    order_progress_ = now;
+    feed(now, index, actions);
+    return true;
+  }
+  return false;
 }
 
 bool Replayer::may_feed(Instant now, const Flow& flow, const Input& input) const {
@@ -320,11 +382,11 @@ bool Replayer::may_feed(Instant now, const Flow& flow, const Input& input) const
 
 void Replayer::feed(Instant now, std::size_t index, Actions& actions) {
   Input& input = inputs_[index];
-  input.fed = true;
   ++statistics_.inputs_fed;
   if (budget_ > 0) --budget_;
   Flow* flow = input.flow;
   if (flow == nullptr) {
+    fronts_.erase(index);
     actions.push_back(ToGuest{input.interface, input.frame});
     return;
   }
@@ -334,10 +396,12 @@ void Replayer::feed(Instant now, std::size_t index, Actions& actions) {
     forget_expected(*incarnations.front());
     stop_leading(*incarnations.front());
     incarnations.front()->phase = Flow::Phase::over;
+    update_front(*incarnations.front());
     incarnations.pop_front();
     translator_.erase(flow->key);
   }
   flow->pending.pop_front();
+  update_front(*flow);
   flow->last_fed = flow->last_progress = now;
   if (input.stray) {
     actions.push_back(ToGuest{input.interface, input.frame});
@@ -361,6 +425,8 @@ void Replayer::feed(Instant now, std::size_t index, Actions& actions) {
     flow->unacknowledged.clear();
     stop_leading(*flow);
     flow->phase = Flow::Phase::over;
+    flow->pending.clear();
+    update_front(*flow);
     return;
   }
   settle(now, *flow, actions);
@@ -531,6 +597,7 @@ void Replayer::hear_segment(Instant now, Flow& flow, std::uint16_t interface, Fr
     forget_expected(flow);
     flow.pending.clear();
     flow.punctual = false;
+    update_front(flow);
     flow.phase = Flow::Phase::over;
     flush_due_ = true;
     if (flow.reset_released) {
@@ -619,6 +686,7 @@ void Replayer::hear_condemned(Instant now, Flow& flow, const Packet& packet, Act
     stop_leading(flow);
     flow.pending.clear();
     flow.punctual = false;
+    update_front(flow);
     flow.phase = Flow::Phase::reset;
     return;
   }
@@ -836,7 +904,7 @@ void Replayer::forget_expected(Flow& flow) {
 }
 
 void Replayer::open_order_if_due(Instant now, Actions& actions) {
-  if (order_open_ || cursor_ < inputs_.size() || !outstanding_.empty()) return;
+  if (order_open_ || !fronts_.empty() || !outstanding_.empty()) return;
   order_open_ = true;
   flush_due_ = true;
   actions.push_back(Report{Event::order_complete, {}, LogPosition(), 0});
@@ -849,6 +917,7 @@ void Replayer::open_order_if_due(Instant now, Actions& actions) {
 
 void Replayer::detach(Instant now, Flow& flow) {
   flow.punctual = false;
+  update_front(flow);
   flow.last_progress = now;
   for (const Expected& expected : flow.expected) outstanding_.erase(expected.key());
 }
@@ -885,6 +954,7 @@ void Replayer::end_condemned(Flow& flow, Actions& actions) {
   flow.pending.clear();
   flow.unacknowledged.clear();
   flow.punctual = false;
+  update_front(flow);
   flush_due_ = true;
   reset_guest(flow, flow.interface, flow.guest_acknowledgement, actions);
 }
@@ -898,6 +968,7 @@ void Replayer::diverge(Instant now, Flow& flow, Event event, LogPosition positio
   flow.punctual = false;
   flow.pending.clear();
   flow.unacknowledged.clear();
+  update_front(flow);
   reset_guest(flow, flow.interface, flow.spoke ? flow.guest_acknowledgement : flow.client_next,
               actions);
   translator_.erase(flow.key);
@@ -1054,12 +1125,15 @@ Replayer::Actions Replayer::on_tick(Instant now) {
   translator_.on_tick(now);
   if (!replaying()) {
     inputs_ = {};
-    cursor_ = 0;
     if (flush_due_) flush_waiting(now, actions);
     return actions;
   }
   repeat_resets(now, actions);
   pump(now, actions);
+  if (!order_open_ && budget_ > 0 && now - order_progress_ >= config_.turn_wait &&
+      skip_a_turn(now, actions)) {
+    pump(now, actions);
+  }
   if (!order_open_ && budget_ > 0 && now - order_progress_ >= config_.order_wait) {
     order_waited_ += config_.order_wait;
     order_progress_ = now;
@@ -1068,11 +1142,8 @@ Replayer::Actions Replayer::on_tick(Instant now) {
     if (!outstanding_.empty()) {
       in_the_way = outstanding_.begin()->second;
     }
-    if (cursor_ < inputs_.size() &&
-        (in_the_way == nullptr ||
-         outstanding_.begin()->first.first > inputs_[cursor_].position.value)) {
-      in_the_way = inputs_[cursor_].flow;
-    }
+    // An input that may go but for its own flow's sake.
+    if (in_the_way == nullptr && !fronts_.empty()) in_the_way = inputs_[*fronts_.begin()].flow;
     if (give_up) {
       for (const auto& flow : flows_) detach(now, *flow);
       actions.push_back(Report{Event::order_given_up, {}, LogPosition(), 0});

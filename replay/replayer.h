@@ -10,8 +10,15 @@
 //
 // When may a logged input go to the guest? When these are true:
 //  1. It is the next one of its flow.
-//  2. *Order.* Every output that stands before it in the log has been made again, of whatever flow:
-//     a request that was sent after another one's answer was seen must be served after it.
+//  2. *Order.* Every answer that stands before it in the log has been made again, of whatever flow:
+//     a request that was sent after another one's answer was seen must be served after it. And it
+//     has its *turn*: every answer that stands before its own has been made again, too. Requests
+//     that lay in the guest side by side are served in the order of its scheduler, its queues and
+//     its luck; the order of the answers tells which one that was, and one request at a time leaves
+//     no room for another. An *answer* is the first output of a flow after something was brought to
+//     it (or after the log begins); what follows of itself, as the rest of a file or the ticks of a
+//     clock, is not waited for by others. A request without an answer in the log comes after all
+//     that have one.
 //  3. It acknowledges nothing that the guest has not sent again: TCP would drop it. (SACK blocks of
 //     such octets are taken out: they are advice.)
 //  4. It fits into the window that the guest offers: the guest would drop it, and its client, which
@@ -25,6 +32,8 @@
 // acknowledge that.
 //
 // Limits in time, so that no flow can block another one:
+//  · Nothing moves for `turn_wait`: an answer may depend on a request whose own answer came later
+//    (a subscriber's on a publisher's). The oldest request that waits for its turn is given.
 //  · Nothing moves for `order_wait`: the flow that is waited for is *not waited for any more* (rule
 //    2 ignores it, and its own inputs go on by rules 1, 3 and 4 alone). All such waits together
 //    last at most `order_wait_total`; then rule 2 is given up altogether.
@@ -88,6 +97,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -111,6 +121,7 @@ class Replayer {
  public:
   struct Config {
     OnDivergence on_divergence = OnDivergence::reset;
+    std::chrono::microseconds turn_wait{50'000};
     std::chrono::microseconds order_wait{200'000};
     std::chrono::microseconds order_wait_total{2'000'000};
     std::chrono::microseconds flow_wait{5'000'000};
@@ -203,10 +214,14 @@ class Replayer {
   Flow* flow_for_input(Instant now, const FlowKey& key, const Packet& packet);
   static void note_client(Flow& flow, const Packet& packet);
   void expect(Instant now, LogPosition position, const OutputRecord& record);
+  void expect_in_order(Flow& flow);
+  void update_front(Flow& flow);
   Flow& make_flow(Instant now, const FlowKey& key);
 
   // Giving inputs.
   void pump(Instant now, Actions& actions);
+  [[nodiscard]] bool has_its_turn(const Input& input) const;
+  bool skip_a_turn(Instant now, Actions& actions);
   bool may_feed(Instant now, const Flow& flow, const Input& input) const;
   void feed(Instant now, std::size_t index, Actions& actions);
   void give(Instant now, Flow* flow, std::uint16_t interface, Frame frame, Actions& actions);
@@ -260,8 +275,8 @@ class Replayer {
   Config config_;
   Translator translator_;
   std::vector<Input> inputs_;
-  /// The next of these that was not given, of flows that are waited for.
-  std::size_t cursor_ = 0;
+  /// Of these, the next one of each flow that is waited for, and those without a flow.
+  std::set<std::size_t> fronts_;
   std::vector<std::unique_ptr<Flow>> flows_;
   /// The incarnations of each flow, oldest first; the front is the one being led.
   std::unordered_map<FlowKey, std::deque<Flow*>, FlowKeyHash> by_key_;

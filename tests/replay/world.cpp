@@ -137,6 +137,8 @@ class Guest {
       if (found == connections_.end()) continue;
       found->second.queued = false;
       serve(peer, found->second);
+      // What a service writes leaves at once, so answers leave in the order of service.
+      found->second.tcp.on_tick(now, out);
     }
     for (auto next = connections_.begin(); next != connections_.end();) {
       Service& service = next->second;
