@@ -377,9 +377,11 @@ Task<void> PrimarySession::perform(EpochPrimary::Action action) {
   }
 }
 
-// In remus mode, too, as long as connections are being translated: only there can that be done.
+// In remus mode, too, as long as connections are being translated: only there can that be done. And
+// after a change of mode, because the backup's log wants its marks.
 bool PrimarySession::wants_replay_gate() const {
-  return record_.mode == "replay" || (replay_gate_ != nullptr && replay_gate_->replayer());
+  return record_.mode == "replay" || gate_is_for_replay_ ||
+         (replay_gate_ != nullptr && replay_gate_->replayer());
 }
 
 Result<void> PrimarySession::close_gate() {
@@ -589,7 +591,7 @@ Task<void> PrimarySession::give_up(EpochId epoch, Error error) {
 // Another mode was asked for: the gate is changed where the guest cannot send in between.
 Task<Result<void>> PrimarySession::seal(EpochId epoch) {
   if (gate_ == nullptr) co_return fail(ErrorCode::internal, "no gate");
-  if (gate_is_for_replay_ != wants_replay_gate()) {
+  if (wants_replay_gate() && !gate_is_for_replay_) {
     BOOST_OUTCOME_CO_TRY(gate_->drop_held());
     gate_.reset();
     replay_gate_.reset();

@@ -322,7 +322,9 @@ void ReplayGate::on_peer_heard(Instant sent_at) {
 }
 
 void ReplayGate::set_policies(replay::PortPolicies policies) {
-  if (rule_) rule_->on_policies_changed(std::move(policies));
+  if (!rule_) return;
+  carry_out(rule_->on_policies_changed(now(), std::move(policies)));
+  settle();
 }
 
 bool ReplayGate::wants_takes_inputs() const {

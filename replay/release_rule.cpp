@@ -20,6 +20,12 @@ PortPolicy PortPolicies::of(const FlowKey& flow) const {
   return found == ports.end() ? standard : found->second;
 }
 
+bool PortPolicies::any_replay() const {
+  return standard == PortPolicy::replay || std::ranges::any_of(ports, [](const auto& port) {
+           return port.second == PortPolicy::replay;
+         });
+}
+
 ReleaseRule::ReleaseRule(const Config& config)
     : config_(config), log_(config.limits), flows_(config.flows_max) {
   UNDERSTUDY_CHECK(config.protection.value > 0, "release rule: no protection");
@@ -259,6 +265,7 @@ void ReleaseRule::fall_back(Instant now, Actions& actions) {
 
 void ReleaseRule::rejoin_if_due(Instant now, Actions& actions) {
   if (logs() || !link_up_ || now < rejoin_at_ || !has_room_to_rejoin()) return;
+  if (!config_.policies.any_replay()) return;
   const auto gap = log_.append(GapRecord{});
   if (!gap) return;
   gap_ = gap.value();
@@ -333,7 +340,9 @@ ReleaseRule::Actions ReleaseRule::on_tick(Instant now) {
 
 Instant ReleaseRule::next_deadline() const {
   // Where only a commit can make room, only a commit brings us on.
-  if (!logs()) return link_up_ && has_room_to_rejoin() ? rejoin_at_ : kNever;
+  if (!logs()) {
+    return link_up_ && has_room_to_rejoin() && config_.policies.any_replay() ? rejoin_at_ : kNever;
+  }
   if (log_.inputs() == 0) return kNever;
   return replay_from_ + (early_asked_ ? config_.replay_time_max : config_.replay_time_max / 2) +
          std::chrono::microseconds(1);
@@ -341,6 +350,20 @@ Instant ReleaseRule::next_deadline() const {
 
 std::chrono::microseconds ReleaseRule::replay_estimate(Instant now) const {
   return std::chrono::duration_cast<std::chrono::microseconds>(now - replay_from_);
+}
+
+ReleaseRule::Actions ReleaseRule::on_policies_changed(Instant now, PortPolicies policies) {
+  Actions actions;
+  config_.policies = std::move(policies);
+  if (config_.policies.any_replay()) {
+    rejoin_at_ = std::min(rejoin_at_, now);
+    rejoin_if_due(now, actions);
+  } else {
+    // Asked for, so nothing to report. Output that waits for the log goes with the next commit.
+    state_ = State::fallen_back;
+    actions.push_back(CheckpointEarly{});
+  }
+  return actions;
 }
 
 std::string_view to_string(PortPolicy policy) {

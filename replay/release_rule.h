@@ -87,6 +87,8 @@ struct PortPolicies {
 
   /// Echo has no port: it follows the standard.
   [[nodiscard]] PortPolicy of(const FlowKey& flow) const;
+  /// Whether any output goes by the log.
+  [[nodiscard]] bool any_replay() const;
 };
 
 /// Names one held frame for whoever holds it.
@@ -196,8 +198,8 @@ class ReleaseRule {
   Actions on_tick(Instant now);
   /// When on_tick must be called at the latest.
   [[nodiscard]] Instant next_deadline() const;
-  /// Takes effect for frames to come.
-  void on_policies_changed(PortPolicies policies) { config_.policies = std::move(policies); }
+  /// Takes effect for frames to come. Without a port of policy replay nothing is logged but marks.
+  Actions on_policies_changed(Instant now, PortPolicies policies);
 
   // --- status ---
 

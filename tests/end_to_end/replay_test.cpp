@@ -50,5 +50,44 @@ TEST_F(Replay, host_killed_between_checkpoints_loses_nothing) {
   expect_nothing_lost();
 }
 
+TEST_F(Replay, DISABLED_latency) {
+  ASSERT_NO_FATAL_FAILURE({
+    auto built = Scene::build(options_from_environment());
+    ASSERT_OK(built);
+    scene = std::move(built.value());
+    ASSERT_OK(scene->start_guest());
+  });
+  std::uint32_t next_client = 0;
+  const auto measure = [&](const std::string& what, unsigned connections) {
+    LedgerTraffic traffic(scene->client_options(connections), next_client);
+    next_client += connections;
+    traffic.start();
+    std::this_thread::sleep_for(3s);
+    traffic.stop();
+    std::vector<double> ms;
+    for (const auto& receipt : traffic.receipts())
+      ms.push_back(std::chrono::duration<double, std::milli>(receipt.received - receipt.sent).count());
+    std::sort(ms.begin(), ms.end());
+    if (ms.empty()) return;
+    std::cout << what << " " << connections << ": n " << ms.size() << " p50 " << ms[ms.size() / 2] << " p99 " << ms[ms.size() * 99 / 100] << " max " << ms.back() << std::endl;
+  };
+  measure("unprotected", 1);
+  measure("unprotected", 16);
+  ASSERT_OK(scene->understudy_checked(HostId::a, {"protect", "web1", "--to", "hostB", "--mode", "replay", "--interval", "1s"}, 60s));
+  std::this_thread::sleep_for(2s);
+  measure("replay", 1);
+  measure("replay", 16);
+  auto domain = scene->domain(HostId::a);
+  std::cout << json::serialize(domain.value()) << std::endl;
+  ASSERT_OK(scene->understudy_checked(HostId::a, {"set", "web1", "--mode", "remus", "--interval", "25ms"}, 60s));
+  std::this_thread::sleep_for(1s);
+  measure("remus", 1);
+  measure("remus", 16);
+  ASSERT_OK(scene->understudy_checked(HostId::a, {"set", "web1", "--mode", "replay", "--interval", "5s"}, 60s));
+  std::this_thread::sleep_for(6s);
+  measure("replay 5s", 1);
+  std::cout << scene->logs();
+}
+
 }  // namespace
 }  // namespace understudy::scene
