@@ -497,6 +497,8 @@ Result<void> BackupSession::prepare_replay() {
   if (replayable.records.empty() && translator.empty()) return ok();
   BOOST_OUTCOME_TRY(const ReplayOptions options, replay_options_from(record_.replay));
   BOOST_OUTCOME_TRY(replay_gate_, ReplayGate::close(services_.executor, record_.name, outputs_));
+  // Behind the fence: nothing but what the replayer gives comes to them.
+  BOOST_OUTCOME_TRY(standby_->attach_outputs());
   replay::Replayer::Config config;
   config.on_divergence = options.on_divergence;
   const auto record = promotion_record_;

@@ -216,7 +216,7 @@ void ReplayGate::settle() {
       if (hooks_.send_log) hooks_.send_log(*batch);
     }
   }
-  if (replayer_ && !replayer_->replaying()) {
+  if (replayer_ && running_ && !replayer_->replaying()) {
     if (!led_) {
       led_ = true;
       if (replay_hooks_.replayed) replay_hooks_.replayed();
@@ -231,7 +231,7 @@ void ReplayGate::arm() {
   if (opened_) return;
   Instant next = refresh_at_;
   if (rule_) next = std::min(next, rule_->next_deadline());
-  if (replayer_ && !led_) next = std::min(next, replayer_->next_deadline());
+  if (replayer_ && running_ && !led_) next = std::min(next, replayer_->next_deadline());
   if (replayer_ && led_) next = std::min(next, std::max(replayer_->next_deadline(), now() + 1s));
   timer_.expires_at(next);
   timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
@@ -248,7 +248,7 @@ void ReplayGate::on_timer() {
     refresh_at_ = at + kRefreshForwarding;
   }
   if (rule_) carry_out(rule_->on_tick(at));
-  if (replayer_) carry_out(replayer_->on_tick(at), nullptr);
+  if (replayer_ && running_) carry_out(replayer_->on_tick(at), nullptr);
   settle();
 }
 
@@ -361,11 +361,14 @@ void ReplayGate::drop_held() {
 void ReplayGate::lead(Replayer replayer, ReplayHooks hooks) {
   replayer_.emplace(std::move(replayer));
   replay_hooks_ = std::move(hooks);
-  led_ = false;
+  led_ = running_ = false;
+  carry_out(replayer_->on_tick(now()), nullptr);
 }
 
 void ReplayGate::begin_replay() {
   if (!replayer_) return;
+  running_ = true;
+  replayer_->on_running(now());
   carry_out(replayer_->on_tick(now()), nullptr);
   settle();
 }

@@ -92,7 +92,8 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
 
   // --- replay ---
 
-  /// A restored domain is about to run: from here on all its frames go by `replayer`.
+  /// A restored domain is about to run: from here on all its frames go by `replayer`. Its interfaces
+  /// are attached; the first inputs are put before them.
   void lead(replay::Replayer replayer, ReplayHooks hooks);
   /// It runs.
   void begin_replay();
@@ -145,7 +146,8 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
   ProtectionHooks hooks_;
   std::optional<replay::Replayer> replayer_;
   ReplayHooks replay_hooks_;
-  bool led_ = false;  ///< The last replayer's end was told.
+  bool running_ = false;  ///< The domain that the replayer leads runs.
+  bool led_ = false;      ///< The last replayer's end was told.
 
   std::deque<Held> held_;
   std::uint32_t first_held_ = 0;  ///< Number of the front of held_; they wrap around.

@@ -67,6 +67,11 @@ std::string_view to_string(DomainExit::Kind kind) {
   return "crashed";
 }
 
+Result<void> Standby::attach_outputs() {
+  return fail(ErrorCode::unavailable,
+              "this hypervisor attaches interfaces when a domain begins to run");
+}
+
 Result<std::vector<InputProgress>> Domain::input_progress() {
   return fail(ErrorCode::unavailable,
               "this hypervisor cannot tell which frames have reached the guest");

@@ -224,6 +224,10 @@ class Standby {
   /// Where frames will come out once promoted. The devices exist, but carry nothing yet.
   [[nodiscard]] virtual std::span<const OutputInterface> outputs() const = 0;
 
+  /// Attaches the interfaces to their bridges already, for whoever wants frames to lie before them
+  /// when the domain begins to run. Whatever the bridge sends them lies there, too.
+  virtual Result<void> attach_outputs();
+
   /// Loads `device_state`, attaches the interfaces to their bridges and lets the domain run: on
   /// success it runs. Used once. On an error nothing has run and nothing was sent; the standby is
   /// spent and should be let go of.

@@ -1200,6 +1200,11 @@ Replayer::Actions Replayer::on_tick(Instant now) {
   return actions;
 }
 
+void Replayer::on_running(Instant now) {
+  order_progress_ = now;
+  for (const auto& flow : flows_) flow->last_fed = flow->last_progress = now;
+}
+
 Instant Replayer::next_deadline() const {
   if (replaying() || flush_due_)
     return budget_at_ + (budget_ == 0 ? kTickWithoutBudget : kTickWhileLeading);

@@ -167,8 +167,9 @@ class Replayer {
   using Action = std::variant<ToGuest, ToNetwork, Report>;
   using Actions = std::vector<Action>;
 
-  /// `records` as BackupLog::take gives them; `translator` from its translations. Call on_tick at
-  /// once, when the guest runs, and then by next_deadline.
+  /// `records` as BackupLog::take gives them; `translator` from its translations. Call on_tick once
+  /// before the guest runs: what lay before its door when it stood still lies there again when it
+  /// wakes. Then on_running, and on_tick by next_deadline.
   Replayer(const Config& config, Instant now, std::vector<LogRecord> records,
            Translator translator);
   ~Replayer();
@@ -180,6 +181,8 @@ class Replayer {
   Actions on_client_frame(Instant now, std::uint16_t interface, Frame frame,
                           ChecksumState checksum);
   Actions on_tick(Instant now);
+  /// The guest runs from this moment on: until now it could not have answered anything.
+  void on_running(Instant now);
   [[nodiscard]] Instant next_deadline() const;
 
   /// Whether any flow is still being led. Afterwards the replayer only translates.

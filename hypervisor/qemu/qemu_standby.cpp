@@ -46,6 +46,10 @@ Task<Result<std::unique_ptr<Domain>>> QemuStandby::promote(
   co_return std::make_unique<QemuDomain>(instance_);
 }
 
+Result<void> QemuStandby::attach_outputs() {
+  return instance_->attach_taps();
+}
+
 Task<Result<void>> QemuStandby::load(std::span<const std::byte> device_state) {
   if (device_state.empty()) co_return fail(ErrorCode::bad_data, "the device state is empty");
   BOOST_OUTCOME_CO_TRY(const UniqueFd file, make_state_file(device_state.size()));

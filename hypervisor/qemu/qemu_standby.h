@@ -24,6 +24,7 @@ class QemuStandby final : public Standby {
   std::span<std::byte> memory() override;
   int memory_file() const override;
   std::span<const OutputInterface> outputs() const override;
+  Result<void> attach_outputs() override;
   Task<Result<std::unique_ptr<Domain>>> promote(std::span<const std::byte> device_state) override;
   Task<void> discard() override;
   bool alive() const override;
