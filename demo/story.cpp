@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "tests/guest/pattern.h"
+#include "tests/scene/json_fields.h"
 
 namespace understudy::demo {
 namespace {
@@ -14,6 +15,9 @@ namespace {
 using namespace std::chrono_literals;
 using scene::Clock;
 using scene::HostId;
+using scene::number_at;
+using scene::object_at;
+using scene::text_at;
 namespace json = boost::json;
 
 constexpr std::uint64_t curl_file_bytes = 8U << 20U;
@@ -21,23 +25,6 @@ constexpr std::uint64_t netcat_seed = 2026;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double number_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  boost::system::error_code error;
-  const double number = value == nullptr ? 0 : value->to_number<double>(error);
-  return error ? 0 : number;
-}
-
-std::string text_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : "";
-}
-
-json::object object_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  return value != nullptr && value->is_object() ? value->get_object() : json::object();
 }
 
 // When the phase `name` of a timeline was reached, by the wall's clock to the millisecond.

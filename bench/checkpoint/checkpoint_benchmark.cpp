@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "bench/figures/figures.h"
+#include "tests/scene/json_fields.h"
 #include "tests/scene/scene.h"
 
 namespace understudy::bench {
@@ -19,6 +20,8 @@ namespace {
 namespace json = boost::json;
 using namespace std::chrono_literals;
 using scene::HostId;
+using scene::number_at;
+using scene::object_at;
 using scene::Scene;
 
 constexpr double kPageBytes = 4096;
@@ -43,19 +46,6 @@ const std::vector<Workload>& workloads() {
        false},
   };
   return all;
-}
-
-double number_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  boost::system::error_code error;
-  const double number = value == nullptr ? 0 : value->to_number<double>(error);
-  return error ? 0 : number;
-}
-
-const json::object& object_at(const json::object& object, std::string_view key) {
-  static const json::object none;
-  const json::value* value = object.if_contains(key);
-  return value != nullptr && value->is_object() ? value->get_object() : none;
 }
 
 /// A process' memory by its kinds, in MiB: `anonymous` is its own; `shared` is the guest's memory

@@ -9,18 +9,6 @@ namespace understudy::scene {
 using namespace std::chrono_literals;
 namespace json = boost::json;
 
-std::string text_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : "";
-}
-
-double number_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  boost::system::error_code error;
-  const double number = value == nullptr ? 0 : value->to_number<double>(error);
-  return error ? 0 : number;
-}
-
 std::optional<bool> condition_of(const json::object& domain, std::string_view type) {
   const json::value* conditions = domain.if_contains("conditions");
   if (conditions == nullptr || !conditions->is_array()) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/scene/json_fields.h"
 #include "tests/scene/scene.h"
 
 namespace understudy::scene {
@@ -20,9 +21,6 @@ namespace understudy::scene {
     ASSERT_TRUE(asserted.has_value()) << asserted.error().message(); \
   } while (false)
 
-/// Text, number and truth in a domain object; "" , 0, nothing where absent.
-std::string text_at(const boost::json::object& object, std::string_view key);
-double number_at(const boost::json::object& object, std::string_view key);
 /// The status of the condition `type`, if the domain has it and it is known.
 std::optional<bool> condition_of(const boost::json::object& domain, std::string_view type);
 

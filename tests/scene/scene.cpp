@@ -10,6 +10,8 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/scene/json_fields.h"
+
 namespace understudy::scene {
 namespace {
 
@@ -87,11 +89,6 @@ std::string command_line_of(pid_t pid) {
   std::string text((std::istreambuf_iterator<char>(file)), {});
   std::ranges::replace(text, '\0', ' ');
   return text;
-}
-
-std::string text_of(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : "";
 }
 
 /// Drops what leaves by these devices, from now on: on the way out of the device, the last place,
@@ -452,7 +449,7 @@ Result<json::object> Scene::domain(HostId host, const std::string& name) {
     const auto* domains = whole->if_contains("domains");
     if (domains != nullptr && domains->is_array()) {
       for (const json::value& entry : domains->get_array()) {
-        if (entry.is_object() && text_of(entry.get_object(), "name") == name) {
+        if (entry.is_object() && text_at(entry.get_object(), "name") == name) {
           return entry.get_object();
         }
       }
@@ -489,7 +486,7 @@ Result<json::object> Scene::wait_for(HostId host, const std::string& what,
 Result<json::object> Scene::wait_for_state(HostId host, const std::string& state,
                                            std::chrono::milliseconds limit) {
   return wait_for(host, "state " + state, limit,
-                  [&](const json::object& object) { return text_of(object, "state") == state; });
+                  [&](const json::object& object) { return text_at(object, "state") == state; });
 }
 
 // --- the guest -----------------------------------------------------------------------------------
@@ -546,7 +543,7 @@ Result<void> Scene::protect(const std::string& interval,
         if (progress) {
           progress(object);
         }
-        last_state = text_of(object, "state");
+        last_state = text_at(object, "state");
         return last_state == "protected" || last_state == "running" || last_state == "failed";
       }));
   if (last_state != "protected") {
