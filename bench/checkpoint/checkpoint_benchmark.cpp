@@ -10,6 +10,7 @@
 #include <fstream>
 #include <thread>
 
+#include "bench/figures/command.h"
 #include "bench/figures/figures.h"
 #include "tests/scene/json_fields.h"
 #include "tests/scene/scene.h"
@@ -197,20 +198,8 @@ Result<json::object> run(unsigned repeats, std::chrono::seconds time) {
 }  // namespace understudy::bench
 
 int main(int argument_count, char** arguments) {
-  if (argument_count < 2) {
-    std::fputs("usage: bench_checkpoint FILE [REPEATS [SECONDS]]\n", stderr);
-    return 64;
-  }
-  const unsigned repeats = argument_count > 2 ? std::stoul(arguments[2]) : 5;
-  const std::chrono::seconds time(argument_count > 3 ? std::stol(arguments[3]) : 8);
-  auto figures = understudy::bench::run(repeats, time);
-  if (!figures) {
-    fmt::print(stderr, "bench_checkpoint: {}\n", figures.error().message());
-    return 1;
-  }
-  if (auto written = understudy::bench::write_json(arguments[1], figures.value()); !written) {
-    fmt::print(stderr, "bench_checkpoint: {}\n", written.error().message());
-    return 1;
-  }
-  return 0;
+  using namespace understudy::bench;
+  return run_benchmark(
+      {.name = "bench_checkpoint", .repeats = 5, .time = std::chrono::seconds(8), .run = run},
+      argument_count, arguments);
 }

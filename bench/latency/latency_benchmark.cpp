@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <thread>
 
+#include "bench/figures/command.h"
 #include "bench/figures/figures.h"
 #include "tests/scene/scene.h"
 
@@ -130,20 +131,8 @@ Result<json::object> run(unsigned repeats, std::chrono::seconds time) {
 }  // namespace understudy::bench
 
 int main(int argument_count, char** arguments) {
-  if (argument_count < 2) {
-    std::fputs("usage: bench_latency FILE [REPEATS [SECONDS]]\n", stderr);
-    return 64;
-  }
-  const unsigned repeats = argument_count > 2 ? std::stoul(arguments[2]) : 5;
-  const std::chrono::seconds time(argument_count > 3 ? std::stol(arguments[3]) : 3);
-  auto figures = understudy::bench::run(repeats, time);
-  if (!figures) {
-    fmt::print(stderr, "bench_latency: {}\n", figures.error().message());
-    return 1;
-  }
-  if (auto written = understudy::bench::write_json(arguments[1], figures.value()); !written) {
-    fmt::print(stderr, "bench_latency: {}\n", written.error().message());
-    return 1;
-  }
-  return 0;
+  using namespace understudy::bench;
+  return run_benchmark(
+      {.name = "bench_latency", .repeats = 5, .time = std::chrono::seconds(3), .run = run},
+      argument_count, arguments);
 }
