@@ -38,6 +38,8 @@ class Bulk final : public Service {
     return true;
   }
 
+  [[nodiscard]] bool eager() const override { return true; }
+
   void produce(Connection& connection) override {
     if (!connection.memory) {
       return;
