@@ -101,7 +101,7 @@ Result<void> measure(Scene& scene, const Workload& workload, std::chrono::second
   BOOST_OUTCOME_TRY(set_dirty(scene, workload.dirty_pages));
   auto services =
       workload.services ? start_services(scene) : std::vector<std::unique_ptr<scene::Traffic>>();
-  BOOST_OUTCOME_TRY(scene.protect(workload.interval));
+  BOOST_OUTCOME_TRY(scene.protect({.interval = workload.interval}));
   std::this_thread::sleep_for(2s);
   BOOST_OUTCOME_TRY(const auto before, scene.domain(HostId::a));
   const auto begun = scene::Clock::now();

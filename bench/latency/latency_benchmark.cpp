@@ -65,7 +65,7 @@ Result<void> measure(scene::Traffic& traffic, const std::string& name, std::chro
 Result<void> measure_mode(Scene& scene, const Mode& mode, std::chrono::seconds time,
                           Figures& figures) {
   if (!mode.interval.empty()) {
-    BOOST_OUTCOME_TRY(scene.protect(mode.interval));
+    BOOST_OUTCOME_TRY(scene.protect({.interval = mode.interval}));
   }
   // The ledger's clients must be new to it.
   static std::uint32_t next_client = 0;

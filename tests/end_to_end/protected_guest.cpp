@@ -43,9 +43,9 @@ void ProtectedGuest::open(SceneOptions options) {
   }
 }
 
-void ProtectedGuest::play(SceneOptions options, const std::string& interval) {
+void ProtectedGuest::play(SceneOptions options, const Protection& protection) {
   ASSERT_NO_FATAL_FAILURE(open(std::move(options)));
-  ASSERT_OK(scene->protect(interval));
+  ASSERT_OK(scene->protect(protection));
   // Some epochs under traffic, so that a fault meets the machinery at work.
   const auto protected_at = Clock::now();
   for (Traffic* traffic : all()) {

@@ -27,8 +27,7 @@ std::optional<bool> condition_of(const boost::json::object& domain, std::string_
 class ProtectedGuest : public ::testing::Test {
  protected:
   /// Sets up the scene and the guest, starts the clients, protects.
-  void play(SceneOptions options = options_from_environment(),
-            const std::string& interval = "25ms");
+  void play(SceneOptions options = options_from_environment(), const Protection& protection = {});
   /// Only scene, guest and clients.
   void open(SceneOptions options = options_from_environment());
 

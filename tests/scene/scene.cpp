@@ -183,7 +183,7 @@ Result<std::unique_ptr<Scene>> Scene::build(SceneOptions options) {
   for (const fs::path& needed :
        {wanted.build_directory / "agent" / "understudyd",
         wanted.build_directory / "cli" / "understudy", wanted.guest_directory / "vmlinuz",
-        wanted.guest_directory / "initramfs.gz"}) {
+        wanted.guest_directory / wanted.initramfs}) {
     if (!fs::exists(needed)) {
       return fail(ErrorCode::no_such, "{}: not there; build it first", needed.string());
     }
@@ -515,7 +515,7 @@ mac = "{}"
 )",
                   options_.memory_mib, options_.vcpus,
                   (options_.guest_directory / "vmlinuz").string(),
-                  (options_.guest_directory / "initramfs.gz").string(), guest_address,
+                  (options_.guest_directory / options_.initramfs).string(), guest_address,
                   guest_address_6, options_.guest_parameters, console_log().string(), guest_mac)));
   BOOST_OUTCOME_TRY(understudy_checked(host, {"domain", "start", domain_file().string()}));
   const auto end = Clock::now() + 120s;  // five seconds on an idle machine
@@ -531,12 +531,18 @@ mac = "{}"
   return ok();
 }
 
-Result<void> Scene::protect(const std::string& interval,
+Result<void> Scene::protect(const Protection& protection,
                             const std::function<void(const json::object&)>& progress,
                             HostId primary) {
-  BOOST_OUTCOME_TRY(
-      understudy_checked(primary, {"protect", "web1", "--to", std::string(name_of(other(primary))),
-                                   "--mode", "remus", "--interval", interval, "--no-wait"}));
+  std::vector<std::string> command = {
+      "protect",  "web1",          "--to",       std::string(name_of(other(primary))),
+      "--mode",   protection.mode, "--interval", protection.interval,
+      "--no-wait"};
+  for (const std::string& port : protection.ports) {
+    command.insert(command.end(), {"--port", port});
+  }
+  command.insert(command.end(), protection.more.begin(), protection.more.end());
+  BOOST_OUTCOME_TRY(understudy_checked(primary, command));
   std::string last_state;
   BOOST_OUTCOME_TRY(
       wait_for(primary, "protection (or its failure)", 120s, [&](const json::object& object) {
