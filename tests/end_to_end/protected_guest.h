@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/object.hpp>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,9 @@ class ProtectedGuest : public ::testing::Test {
   void open(SceneOptions options = options_from_environment());
 
   void TearDown() override;
+
+  /// Fills `ledger` and `others`, once the guest is there.
+  virtual void make_clients();
 
   /// Marks the moment of the fault for all clients.
   void mark(const Instant& moment);
