@@ -113,6 +113,13 @@ int run(int argument_count, char** arguments) {
   app.add_flag("--keep", keep, "Leave the scene standing, for exploring by hand");
   app.add_flag("--clean", only_clean,
                "Take down what --keep or a broken-off run has left, and end");
+  app.add_option(
+         "--mode", options.mode,
+         "remus: answers wait for a checkpoint; replay: they leave at once, and what led to "
+         "them is replayed")
+      ->type_name("MODE")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"remus", "replay"}).description(""));
   app.add_option("--interval", options.interval, "Time between two checkpoints")
       ->type_name("TIME")
       ->capture_default_str();
@@ -164,6 +171,8 @@ int run(int argument_count, char** arguments) {
       options.scene.guest_directory = options.scene.build_directory / "guest";
     }
   }
+  // Replay makes checkpoints rare: that is what it is for.
+  if (options.mode == "replay" && app.count("--interval") == 0) options.interval = "2s";
   options.before = std::chrono::milliseconds(before_ms);
   options.after = std::chrono::milliseconds(after_ms);
   if (xen) {
@@ -171,7 +180,7 @@ int run(int argument_count, char** arguments) {
                                   .build_directory = options.scene.build_directory,
                                   .vcpus = options.scene.vcpus};
     // Emulated processors suspend a guest in tens of milliseconds.
-    if (app.count("--interval") == 0) options.interval = "200ms";
+    if (options.mode == "remus" && app.count("--interval") == 0) options.interval = "200ms";
     if (app.count("--connections") == 0) options.ledger_connections = 3;
   }
 

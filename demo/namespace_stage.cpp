@@ -17,9 +17,9 @@ class NamespaceStage final : public Stage {
   }
   Result<void> start_guest() override { return scene_->start_guest(); }
   Result<boost::json::object> domain(HostId host) override { return scene_->domain(host); }
-  Result<void> protect(const std::string& interval,
+  Result<void> protect(const scene::Protection& protection,
                        const std::function<void(const boost::json::object&)>& progress) override {
-    return scene_->protect(interval, progress);
+    return scene_->protect(protection, progress);
   }
   Result<boost::json::value> timeline() override {
     return scene_->understudy_json(HostId::b, {"timeline", "web1"});

@@ -17,6 +17,17 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
+/// The value that `share` (0…1) of `values` do not exceed; nothing of none.
+std::optional<double> percentile(std::vector<double> values, double share) {
+  if (values.empty()) {
+    return std::nullopt;
+  }
+  const auto last = static_cast<double>(values.size() - 1);
+  const auto place = values.begin() + static_cast<std::ptrdiff_t>(share * last);
+  std::ranges::nth_element(values, place);
+  return *place;
+}
+
 json::value or_null(const std::optional<double>& value) {
   return value ? json::value(*value) : json::value(nullptr);
 }
@@ -139,6 +150,12 @@ json::object Report::to_json() const {
           {"acknowledged_lost", audit.lost},
           {"applied_twice", audit.repeated},
           {"invented", audit.invented},
+          {"answer_ms_p50", or_null(percentile(answers_ms, 0.5))},
+          {"answer_ms_p99", or_null(percentile(answers_ms, 0.99))},
+          {"replay_ms", replay ? json::value(replay->replay_ms) : json::value(nullptr)},
+          {"log_ms", replay ? json::value(replay->log_ms) : json::value(nullptr)},
+          {"inputs_replayed", replay ? json::value(replay->inputs) : json::value(nullptr)},
+          {"divergences", replay ? json::value(replay->divergences) : json::value(nullptr)},
           {"timeline", timeline},
           {"checkpoints", checkpoints},
           {"pause_ms_p50", pause_ms_p50},
@@ -218,6 +235,18 @@ void Report::tell(Narrator& narrator) const {
   narrator.line(fmt::format("{} checkpoints every {}; the guest stood still for {} each (p99 {})",
                             grouped(checkpoints), interval, ms_text(pause_ms_p50),
                             ms_text(pause_ms_p99)));
+  if (!answers_ms.empty()) {
+    narrator.line(fmt::format("Before the kill a transfer was acknowledged after {} (p99 {})",
+                              ms_text(*percentile(answers_ms, 0.5)),
+                              ms_text(*percentile(answers_ms, 0.99))));
+  }
+  if (replay) {
+    narrator.line(fmt::format("{} inputs of {} replayed in {}: {}", grouped(replay->inputs),
+                              ms_text(replay->log_ms), ms_text(replay->replay_ms),
+                              replay->divergences == 0
+                                  ? "the guest said the same again, on every connection"
+                                  : fmt::format("{} connections diverged", replay->divergences)));
+  }
   narrator.line("");
   narrator.line(nothing_lost() ? narrator.strong(narrator.good("Nothing was lost."))
                                : narrator.bad("Something was lost."));

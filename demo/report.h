@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "demo/narrator.h"
+#include "tests/scene/replay_fields.h"
 #include "tests/scene/traffic.h"
 
 namespace understudy::demo {
@@ -57,8 +58,11 @@ struct Report {
   double pause_ms_p99 = 0;
   std::optional<double> detect_ms;
   std::optional<double> promote_ms;
-  std::optional<double> running_ms;  ///< From the kill until the guest ran on host B.
-  boost::json::object timeline;      ///< As the agent tells it.
+  std::optional<double> running_ms;            ///< From the kill until the guest ran on host B.
+  boost::json::object timeline;                ///< As the agent tells it.
+  std::optional<scene::ReplayOutcome> replay;  ///< In replay mode.
+  std::vector<double>
+      answers_ms;  ///< What the ledger's clients waited, protected, before the kill.
 
   /// Long-lived ones, and how many of them lived on.
   [[nodiscard]] unsigned connections() const;

@@ -29,7 +29,7 @@ class Stage {
   virtual Result<boost::json::object> domain(scene::HostId host) = 0;
   /// Protects web1 to host B and waits until checkpoints commit. `progress` is called with the
   /// domain object meanwhile.
-  virtual Result<void> protect(const std::string& interval,
+  virtual Result<void> protect(const scene::Protection& protection,
                                const std::function<void(const boost::json::object&)>& progress) = 0;
   /// The phases of web1's promotion on host B.
   virtual Result<boost::json::value> timeline() = 0;

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "tests/guest/pattern.h"
+#include "tests/scene/json_fields.h"
 
 namespace understudy::demo {
 namespace {
@@ -14,6 +15,9 @@ namespace {
 using namespace std::chrono_literals;
 using scene::Clock;
 using scene::HostId;
+using scene::number_at;
+using scene::object_at;
+using scene::text_at;
 namespace json = boost::json;
 
 constexpr std::uint64_t curl_file_bytes = 8U << 20U;
@@ -21,23 +25,6 @@ constexpr std::uint64_t netcat_seed = 2026;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double number_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  boost::system::error_code error;
-  const double number = value == nullptr ? 0 : value->to_number<double>(error);
-  return error ? 0 : number;
-}
-
-std::string text_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : "";
-}
-
-json::object object_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  return value != nullptr && value->is_object() ? value->get_object() : json::object();
 }
 
 // When the phase `name` of a timeline was reached, by the wall's clock to the millisecond.
@@ -137,7 +124,10 @@ Result<void> Story::send_in_clients() {
   version_6.address = scene::guest_address_6;
   cast_.push_back(
       {std::make_unique<scene::StreamTraffic>(version_6, 250'000), "the same over IPv6, 250 kB/s"});
-  cast_.push_back({std::make_unique<scene::HttpTraffic>(stage_->client_options(1), 4096),
+  // A file's header tells the time of day, which a replay cannot say again.
+  cast_.push_back({std::make_unique<scene::HttpTraffic>(
+                       stage_->client_options(1), 4096,
+                       replays() ? scene::HttpSource::generated : scene::HttpSource::file),
                    "GET, a new connection each", false});
   for (Cast& member : cast_) {
     member.traffic->start();
@@ -158,7 +148,8 @@ Result<void> Story::protect() {
   narrator_.act("The understudy");
   const auto start = Clock::now();
   double bytes = 0;
-  BOOST_OUTCOME_TRY(stage_->protect(options_.interval, [&](const json::object& domain) {
+  const scene::Protection protection{.mode = options_.mode, .interval = options_.interval};
+  BOOST_OUTCOME_TRY(stage_->protect(protection, [&](const json::object& domain) {
     const json::object work = object_at(domain, "synchronisation");
     const double total = number_at(work, "pages_total");
     if (total > 0) {
@@ -171,9 +162,12 @@ Result<void> Story::protect() {
   }));
   narrator_.settle(fmt::format(
       "hostB holds web1's memory, copied while it ran{} ({:.1f} s); now a checkpoint every {}, "
-      "output only after its commit",
+      "{}",
       bytes > 0 ? fmt::format(", {} on the wire", bytes_text(bytes)) : std::string(),
-      seconds_since(start), options_.interval));
+      seconds_since(start), options_.interval,
+      replays() ? "and an answer leaves once hostB knows what led to it"
+                : "output only after its commit"));
+  protected_at_ = Clock::now();
   return ok();
 }
 
@@ -195,7 +189,9 @@ Result<void> Story::watch(std::chrono::milliseconds time) {
   while (Clock::now() < end) {
     if (!real_started && Clock::now() >= real_start) {
       real_started = true;
-      const std::string url = fmt::format("http://{}/8m.bin", scene::guest_address);
+      const std::string url = replays() ? fmt::format("http://{}/cgi-bin/pattern?{}",
+                                                      scene::guest_address, curl_file_bytes)
+                                        : fmt::format("http://{}/8m.bin", scene::guest_address);
       BOOST_OUTCOME_TRY(
           curl_, stage_->start_client({"curl", "-sS", "--max-time", "60", "--limit-rate", "800k",
                                        "-o", options_folder + "/curl.bin", url},
@@ -242,9 +238,33 @@ Result<void> Story::go_on(Report& report) {
     (void)member.traffic->wait_for_progress(std::max<std::chrono::milliseconds>(left, 0ms),
                                             kill_.steady + 50ms);
   }
+  read_timeline(report);
+  narrator_.line(report.promote_ms
+                     ? fmt::format("hostB noticed, and web1 went on there: detected after {}, "
+                                   "promoted in {}{}",
+                                   ms_text(report.detect_ms.value_or(0)),
+                                   ms_text(*report.promote_ms),
+                                   report.replay ? fmt::format(", {} inputs replayed in {}",
+                                                               grouped(report.replay->inputs),
+                                                               ms_text(report.replay->replay_ms))
+                                                 : std::string())
+                     : narrator_.bad("hostB has not promoted web1"));
+  const auto until = Clock::now() + options_.after;
+  while (Clock::now() < until || (curl_.running() && Clock::now() < until + 30s)) {
+    narrator_.live(totals());
+    std::this_thread::sleep_for(100ms);
+  }
+  narrator_.settle("and on: " + totals());
+  read_timeline(report);
+  return ok();
+}
+
+/// Asked for twice: a replay may end after the first answers were heard.
+void Story::read_timeline(Report& report) {
   if (auto timeline = stage_->timeline(); timeline && timeline.value().is_object()) {
     const json::object& told = timeline.value().get_object();
     report.timeline = told;
+    report.replay = scene::replay_outcome_of(told);
     if (told.contains("detect_ms")) {
       report.detect_ms = number_at(told, "detect_ms");
     }
@@ -255,19 +275,6 @@ Result<void> Story::go_on(Report& report) {
   if (const auto resumed = moment_of(report.timeline, "resumed")) {
     report.running_ms = std::chrono::duration<double, std::milli>(*resumed - kill_.wall).count();
   }
-  narrator_.line(report.promote_ms
-                     ? fmt::format("hostB noticed, and web1 went on there: detected after {}, "
-                                   "promoted in {}",
-                                   ms_text(report.detect_ms.value_or(0)),
-                                   ms_text(*report.promote_ms))
-                     : narrator_.bad("hostB has not promoted web1"));
-  const auto until = Clock::now() + options_.after;
-  while (Clock::now() < until || (curl_.running() && Clock::now() < until + 30s)) {
-    narrator_.live(totals());
-    std::this_thread::sleep_for(100ms);
-  }
-  narrator_.settle("and on: " + totals());
-  return ok();
 }
 
 Result<void> Story::take_stock(Report& report) {
@@ -280,6 +287,12 @@ Result<void> Story::take_stock(Report& report) {
       if (member.long_lived && connection.outage_ms) {
         report.outages_ms.push_back(*connection.outage_ms);
       }
+    }
+  }
+  for (const scene::Receipt& receipt : ledger_->receipts()) {
+    if (receipt.sent > protected_at_ && receipt.received < kill_.steady) {
+      report.answers_ms.push_back(
+          std::chrono::duration<double, std::milli>(receipt.received - receipt.sent).count());
     }
   }
   judge_curl(report);

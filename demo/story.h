@@ -19,6 +19,7 @@ namespace understudy::demo {
 struct StoryOptions {
   scene::SceneOptions scene;
   std::optional<XenStageOptions> xen;  ///< Played on real Xen hosts instead.
+  std::string mode = "remus";
   std::string interval = "25ms";
   std::chrono::milliseconds before{8'000};  ///< Protected traffic before the kill.
   std::chrono::milliseconds after{6'000};   ///< Traffic after the last connection came back.
@@ -53,9 +54,11 @@ class Story {
   Result<void> watch(std::chrono::milliseconds time);
   Result<void> kill_the_host(Report& report);
   Result<void> go_on(Report& report);
+  void read_timeline(Report& report);
   Result<void> take_stock(Report& report);
   void judge_curl(Report& report);
   void judge_netcat(Report& report);
+  [[nodiscard]] bool replays() const { return options_.mode == "replay"; }
   [[nodiscard]] std::string totals() const;
 
   StoryOptions options_;
@@ -66,6 +69,7 @@ class Story {
   scene::Process ping_;
   scene::Process curl_;
   scene::Process netcat_;
+  scene::Clock::time_point protected_at_;
   scene::Instant kill_;
 };
 

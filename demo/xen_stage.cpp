@@ -90,11 +90,12 @@ class XenStage final : public Stage {
     return value.get_object();
   }
 
-  Result<void> protect(const std::string& interval,
+  Result<void> protect(const scene::Protection& protection,
                        const std::function<void(const json::object&)>& progress) override {
     BOOST_OUTCOME_TRY(
         exec(HostId::a,
-             fmt::format("understudy protect web1 --to hostB --interval {} --no-wait", interval)));
+             fmt::format("understudy protect web1 --to hostB --mode {} --interval {} --no-wait",
+                         protection.mode, protection.interval)));
     const auto end = Clock::now() + 240s;
     std::string state;
     while (state != "protected") {

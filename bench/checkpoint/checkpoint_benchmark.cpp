@@ -10,7 +10,9 @@
 #include <fstream>
 #include <thread>
 
+#include "bench/figures/command.h"
 #include "bench/figures/figures.h"
+#include "tests/scene/json_fields.h"
 #include "tests/scene/scene.h"
 
 namespace understudy::bench {
@@ -19,6 +21,8 @@ namespace {
 namespace json = boost::json;
 using namespace std::chrono_literals;
 using scene::HostId;
+using scene::number_at;
+using scene::object_at;
 using scene::Scene;
 
 constexpr double kPageBytes = 4096;
@@ -43,19 +47,6 @@ const std::vector<Workload>& workloads() {
        false},
   };
   return all;
-}
-
-double number_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  boost::system::error_code error;
-  const double number = value == nullptr ? 0 : value->to_number<double>(error);
-  return error ? 0 : number;
-}
-
-const json::object& object_at(const json::object& object, std::string_view key) {
-  static const json::object none;
-  const json::value* value = object.if_contains(key);
-  return value != nullptr && value->is_object() ? value->get_object() : none;
 }
 
 /// A process' memory by its kinds, in MiB: `anonymous` is its own; `shared` is the guest's memory
@@ -110,7 +101,7 @@ Result<void> measure(Scene& scene, const Workload& workload, std::chrono::second
   BOOST_OUTCOME_TRY(set_dirty(scene, workload.dirty_pages));
   auto services =
       workload.services ? start_services(scene) : std::vector<std::unique_ptr<scene::Traffic>>();
-  BOOST_OUTCOME_TRY(scene.protect(workload.interval));
+  BOOST_OUTCOME_TRY(scene.protect({.interval = workload.interval}));
   std::this_thread::sleep_for(2s);
   BOOST_OUTCOME_TRY(const auto before, scene.domain(HostId::a));
   const auto begun = scene::Clock::now();
@@ -207,20 +198,8 @@ Result<json::object> run(unsigned repeats, std::chrono::seconds time) {
 }  // namespace understudy::bench
 
 int main(int argument_count, char** arguments) {
-  if (argument_count < 2) {
-    std::fputs("usage: bench_checkpoint FILE [REPEATS [SECONDS]]\n", stderr);
-    return 64;
-  }
-  const unsigned repeats = argument_count > 2 ? std::stoul(arguments[2]) : 5;
-  const std::chrono::seconds time(argument_count > 3 ? std::stol(arguments[3]) : 8);
-  auto figures = understudy::bench::run(repeats, time);
-  if (!figures) {
-    fmt::print(stderr, "bench_checkpoint: {}\n", figures.error().message());
-    return 1;
-  }
-  if (auto written = understudy::bench::write_json(arguments[1], figures.value()); !written) {
-    fmt::print(stderr, "bench_checkpoint: {}\n", written.error().message());
-    return 1;
-  }
-  return 0;
+  using namespace understudy::bench;
+  return run_benchmark(
+      {.name = "bench_checkpoint", .repeats = 5, .time = std::chrono::seconds(8), .run = run},
+      argument_count, arguments);
 }

@@ -9,9 +9,10 @@
 
 #include <boost/json.hpp>
 #include <cstdio>
-#include <thread>
 
+#include "bench/figures/command.h"
 #include "bench/figures/figures.h"
+#include "bench/figures/measure_traffic.h"
 #include "tests/scene/scene.h"
 
 namespace understudy::bench {
@@ -35,36 +36,10 @@ const std::vector<Mode>& modes() {
   return all;
 }
 
-/// Runs `traffic` for `time` and adds its figures under `name`.
-Result<void> measure(scene::Traffic& traffic, const std::string& name, std::chrono::seconds time,
-                     Figures& figures) {
-  traffic.start();
-  BOOST_OUTCOME_TRY(traffic.wait_for_progress(30s));
-  const std::uint64_t bytes_before = traffic.bytes_verified();
-  const std::uint64_t operations_before = traffic.operations();
-  const auto begun = scene::Clock::now();
-  std::this_thread::sleep_for(time);
-  const double seconds = std::chrono::duration<double>(scene::Clock::now() - begun).count();
-  const auto bytes = static_cast<double>(traffic.bytes_verified() - bytes_before);
-  const auto operations = static_cast<double>(traffic.operations() - operations_before);
-  traffic.stop();
-  std::vector<float> latencies;
-  for (const auto& report : traffic.report()) {
-    if (!report.survived || report.bytes_wrong > 0)
-      return fail(ErrorCode::failed, "{}: {}", name, report.failure);
-    latencies.insert(latencies.end(), report.operation_ms.begin(), report.operation_ms.end());
-  }
-  figures[name + "_per_s"].add(operations / seconds);
-  figures[name + "_mb_per_s"].add(bytes / seconds / 1e6);
-  figures[name + "_ms_p50"].add(percentile(latencies, 0.50));
-  figures[name + "_ms_p99"].add(percentile(latencies, 0.99));
-  return ok();
-}
-
 Result<void> measure_mode(Scene& scene, const Mode& mode, std::chrono::seconds time,
                           Figures& figures) {
   if (!mode.interval.empty()) {
-    BOOST_OUTCOME_TRY(scene.protect(mode.interval));
+    BOOST_OUTCOME_TRY(scene.protect({.interval = mode.interval}));
   }
   // The ledger's clients must be new to it.
   static std::uint32_t next_client = 0;
@@ -73,14 +48,14 @@ Result<void> measure_mode(Scene& scene, const Mode& mode, std::chrono::seconds t
     return std::make_unique<scene::LedgerTraffic>(scene.client_options(connections),
                                                   next_client - connections);
   };
-  BOOST_OUTCOME_TRY(measure(*ledger(1), "ledger_1", time, figures));
-  BOOST_OUTCOME_TRY(measure(*ledger(16), "ledger_16", time, figures));
+  BOOST_OUTCOME_TRY(measure_traffic(*ledger(1), "ledger_1", time, figures));
+  BOOST_OUTCOME_TRY(measure_traffic(*ledger(16), "ledger_16", time, figures));
   scene::HttpTraffic http_one(scene.client_options(1), 4096);
-  BOOST_OUTCOME_TRY(measure(http_one, "http_4k_1", time, figures));
+  BOOST_OUTCOME_TRY(measure_traffic(http_one, "http_4k_1", time, figures));
   scene::HttpTraffic http_many(scene.client_options(8), 4096);
-  BOOST_OUTCOME_TRY(measure(http_many, "http_4k_8", time, figures));
+  BOOST_OUTCOME_TRY(measure_traffic(http_many, "http_4k_8", time, figures));
   scene::HttpTraffic http_big(scene.client_options(2), 1048576);
-  BOOST_OUTCOME_TRY(measure(http_big, "http_1m_2", time, figures));
+  BOOST_OUTCOME_TRY(measure_traffic(http_big, "http_1m_2", time, figures));
   if (!mode.interval.empty()) {
     BOOST_OUTCOME_TRY(scene.understudy_checked(HostId::a, {"unprotect", "web1"}));
   }
@@ -130,20 +105,8 @@ Result<json::object> run(unsigned repeats, std::chrono::seconds time) {
 }  // namespace understudy::bench
 
 int main(int argument_count, char** arguments) {
-  if (argument_count < 2) {
-    std::fputs("usage: bench_latency FILE [REPEATS [SECONDS]]\n", stderr);
-    return 64;
-  }
-  const unsigned repeats = argument_count > 2 ? std::stoul(arguments[2]) : 5;
-  const std::chrono::seconds time(argument_count > 3 ? std::stol(arguments[3]) : 3);
-  auto figures = understudy::bench::run(repeats, time);
-  if (!figures) {
-    fmt::print(stderr, "bench_latency: {}\n", figures.error().message());
-    return 1;
-  }
-  if (auto written = understudy::bench::write_json(arguments[1], figures.value()); !written) {
-    fmt::print(stderr, "bench_latency: {}\n", written.error().message());
-    return 1;
-  }
-  return 0;
+  using namespace understudy::bench;
+  return run_benchmark(
+      {.name = "bench_latency", .repeats = 5, .time = std::chrono::seconds(3), .run = run},
+      argument_count, arguments);
 }

@@ -9,18 +9,6 @@ namespace understudy::scene {
 using namespace std::chrono_literals;
 namespace json = boost::json;
 
-std::string text_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : "";
-}
-
-double number_at(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  boost::system::error_code error;
-  const double number = value == nullptr ? 0 : value->to_number<double>(error);
-  return error ? 0 : number;
-}
-
 std::optional<bool> condition_of(const json::object& domain, std::string_view type) {
   const json::value* conditions = domain.if_contains("conditions");
   if (conditions == nullptr || !conditions->is_array()) {
@@ -41,12 +29,7 @@ void ProtectedGuest::open(SceneOptions options) {
   ASSERT_OK(built);
   scene = std::move(built.value());
   ASSERT_OK(scene->start_guest());
-  ledger = std::make_unique<LedgerTraffic>(scene->client_options(4));
-  others.push_back(std::make_unique<EchoTraffic>(scene->client_options(2)));
-  others.push_back(std::make_unique<StreamTraffic>(scene->client_options(1), 500'000));
-  ClientOptions version_6 = scene->client_options(1);
-  version_6.address = guest_address_6;
-  others.push_back(std::make_unique<StreamTraffic>(version_6, 100'000));
+  make_clients();
   for (Traffic* traffic : all()) {
     traffic->start();
   }
@@ -55,9 +38,18 @@ void ProtectedGuest::open(SceneOptions options) {
   }
 }
 
-void ProtectedGuest::play(SceneOptions options, const std::string& interval) {
+void ProtectedGuest::make_clients() {
+  ledger = std::make_unique<LedgerTraffic>(scene->client_options(4));
+  others.push_back(std::make_unique<EchoTraffic>(scene->client_options(2)));
+  others.push_back(std::make_unique<StreamTraffic>(scene->client_options(1), 500'000));
+  ClientOptions version_6 = scene->client_options(1);
+  version_6.address = guest_address_6;
+  others.push_back(std::make_unique<StreamTraffic>(version_6, 100'000));
+}
+
+void ProtectedGuest::play(SceneOptions options, const Protection& protection) {
   ASSERT_NO_FATAL_FAILURE(open(std::move(options)));
-  ASSERT_OK(scene->protect(interval));
+  ASSERT_OK(scene->protect(protection));
   // Some epochs under traffic, so that a fault meets the machinery at work.
   const auto protected_at = Clock::now();
   for (Traffic* traffic : all()) {
@@ -69,12 +61,9 @@ void ProtectedGuest::TearDown() {
   if (HasFailure() && scene) {
     std::cerr << scene->logs();
   }
-  if (scene && ledger) {
-    // A guest that is gone would make every client wait for its full patience.
-    ledger->abandon();
-    for (auto& traffic : others) {
-      traffic->abandon();
-    }
+  // A guest that is gone would make every client wait for its full patience.
+  for (Traffic* traffic : all()) {
+    traffic->abandon();
   }
 }
 
@@ -105,6 +94,9 @@ void ProtectedGuest::expect_nothing_lost() {
                   << static_cast<int>(*report.outage_ms) << " ms\n";
       }
     }
+  }
+  if (!ledger) {
+    return;
   }
   auto audit = ledger->audit();
   ASSERT_OK(audit);

@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/object.hpp>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "tests/scene/json_fields.h"
 #include "tests/scene/scene.h"
 
 namespace understudy::scene {
@@ -20,21 +22,20 @@ namespace understudy::scene {
     ASSERT_TRUE(asserted.has_value()) << asserted.error().message(); \
   } while (false)
 
-/// Text, number and truth in a domain object; "" , 0, nothing where absent.
-std::string text_at(const boost::json::object& object, std::string_view key);
-double number_at(const boost::json::object& object, std::string_view key);
 /// The status of the condition `type`, if the domain has it and it is known.
 std::optional<bool> condition_of(const boost::json::object& domain, std::string_view type);
 
 class ProtectedGuest : public ::testing::Test {
  protected:
   /// Sets up the scene and the guest, starts the clients, protects.
-  void play(SceneOptions options = options_from_environment(),
-            const std::string& interval = "25ms");
+  void play(SceneOptions options = options_from_environment(), const Protection& protection = {});
   /// Only scene, guest and clients.
   void open(SceneOptions options = options_from_environment());
 
   void TearDown() override;
+
+  /// Fills `ledger` and `others`, once the guest is there.
+  virtual void make_clients();
 
   /// Marks the moment of the fault for all clients.
   void mark(const Instant& moment);

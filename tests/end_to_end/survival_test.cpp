@@ -54,7 +54,7 @@ TEST_F(Survival, guest_with_two_processors_survives) {
 TEST_F(Survival, full_compare_instead_of_write_tracking_survives_and_says_so) {
   SceneOptions options = options_from_environment();
   options.tracking = "full_compare";
-  ASSERT_NO_FATAL_FAILURE(play(options, "200ms"));
+  ASSERT_NO_FATAL_FAILURE(play(options, {.interval = "200ms"}));
   auto domain = scene->domain(HostId::a);
   ASSERT_OK(domain);
   EXPECT_EQ(text_at(domain.value(), "tracking"), "full_compare");

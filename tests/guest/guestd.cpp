@@ -4,11 +4,22 @@
 //   guestd ledger PORT          the ledger (ledger.h)
 //   guestd stream PORT          endless checkable bytes: the client sends "SEED [BYTES_PER_S]\n"
 //   guestd dirty PORT [ORDER]   dirties memory on order: "PAGES EVERY_MS [REGION_PAGES [BYTES]]\n"
+//   guestd bulk PORT            much data in one direction, checked (bulk.h)
+//   guestd whims PORT           random bytes and the time of day (whims.h)
+//   guestd compute PORT         a fixed computation (computation.h)
+//   guestd udp-echo PORT        sends each datagram back
+//   guestd names PORT           the register of names, over UDP (names.h)
 //   guestd pattern SEED BYTES   writes that many bytes of the pattern to stdout
 //   guestd web-file BYTES       the same with the seed that clients expect of a web file this long
-//   guestd wait PORT…           ends when all the ports accept connections
+//   guestd wait PORT…           ends when all the ports accept connections, uPORT answers datagrams
 //
-// They are plain TCP servers that know nothing of being protected: an unmodified guest.
+// As a program of the web server (a name below /cgi-bin/), it is
+//
+//   pattern?BYTES               the bytes of a web file of that length, made while they are sent
+//   count                       checks an upload: answers "BYTES WRONG" for the body of a POST,
+//                               which is to be a web file of its length
+//
+// They are plain servers that know nothing of being protected: an unmodified guest.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -21,9 +32,14 @@
 #include <string>
 #include <string_view>
 
+#include "tests/guest/bulk.h"
+#include "tests/guest/computation.h"
+#include "tests/guest/datagram_server.h"
 #include "tests/guest/ledger.h"
+#include "tests/guest/names.h"
 #include "tests/guest/pattern.h"
 #include "tests/guest/server.h"
+#include "tests/guest/whims.h"
 
 namespace understudy::guest {
 namespace {
@@ -215,13 +231,59 @@ std::string boot_id() {
 
 int usage() {
   std::fputs(
-      "usage: guestd echo|ledger|stream|dirty PORT, pattern SEED BYTES, web-file BYTES, wait "
-      "PORT…\n",
+      "usage: guestd echo|ledger|stream|dirty|bulk|whims|compute|udp-echo|names PORT, pattern SEED "
+      "BYTES, web-file BYTES, wait [u]PORT…\n",
       stderr);
   return 64;
 }
 
+class DatagramEcho final : public DatagramService {
+ public:
+  std::string answer(std::string_view request) override { return std::string(request); }
+};
+
+class NamesService final : public DatagramService {
+ public:
+  explicit NamesService(std::string boot) : names_(std::move(boot)) {}
+  std::string answer(std::string_view request) override { return names_.answer(request); }
+
+ private:
+  Names names_;
+};
+
+/// What the web server starts for a path below /cgi-bin/. Without the headers that change with the
+/// time of day: the same request gets the same octets.
+int answer_web_request(std::string_view path) {
+  const auto number_of = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::strtoull(value == nullptr ? "" : value, nullptr, 10);
+  };
+  if (path.ends_with("/pattern")) {
+    const std::uint64_t size = number_of("QUERY_STRING");
+    std::printf("Content-Type: application/octet-stream\r\nContent-Length: %llu\r\n\r\n",
+                static_cast<unsigned long long>(size));
+    return write_pattern(web_file_seed(size), size);
+  }
+  const std::uint64_t size = number_of("CONTENT_LENGTH");
+  const std::uint64_t seed = web_file_seed(size);
+  std::array<char, 65536> block;
+  std::uint64_t position = 0;
+  std::uint64_t wrong = 0;
+  ssize_t got = 0;
+  while (position < size && (got = read(STDIN_FILENO, block.data(), block.size())) > 0) {
+    wrong += count_wrong(seed, position, {block.data(), static_cast<std::size_t>(got)});
+    position += static_cast<std::uint64_t>(got);
+  }
+  const std::string answer = std::to_string(position) + " " + std::to_string(wrong) + "\n";
+  std::printf("Content-Type: text/plain\r\nContent-Length: %zu\r\n\r\n%s", answer.size(),
+              answer.c_str());
+  return std::fflush(stdout) == 0 ? 0 : 1;
+}
+
 int run(int argument_count, char** arguments) {
+  if (const char* path = std::getenv("SCRIPT_NAME"); path != nullptr && argument_count == 1) {
+    return answer_web_request(path);
+  }
   if (argument_count < 3) {
     return usage();
   }
@@ -248,6 +310,26 @@ int run(int argument_count, char** arguments) {
     }
     return serve(port, service);
   }
+  if (what == "bulk") {
+    Bulk service;
+    return serve(port, service);
+  }
+  if (what == "whims") {
+    Whims service;
+    return serve(port, service);
+  }
+  if (what == "compute") {
+    Computation service;
+    return serve(port, service);
+  }
+  if (what == "udp-echo") {
+    DatagramEcho service;
+    return serve_datagrams(port, service);
+  }
+  if (what == "names") {
+    NamesService service(boot_id());
+    return serve_datagrams(port, service);
+  }
   if (what == "pattern" && argument_count == 4) {
     return write_pattern(number, std::strtoull(arguments[3], nullptr, 10));
   }
@@ -256,7 +338,14 @@ int run(int argument_count, char** arguments) {
   }
   if (what == "wait") {
     for (int i = 2; i < argument_count; ++i) {
-      wait_for_port(static_cast<std::uint16_t>(std::strtoul(arguments[i], nullptr, 10)));
+      const bool datagrams = arguments[i][0] == 'u';
+      const auto awaited = static_cast<std::uint16_t>(
+          std::strtoul(arguments[i] + static_cast<int>(datagrams), nullptr, 10));
+      if (datagrams) {
+        wait_for_datagram_port(awaited);
+      } else {
+        wait_for_port(awaited);
+      }
     }
     return 0;
   }

@@ -6,11 +6,16 @@
 // shift by a multiple of its period would pass.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 namespace understudy::guest {
+
+static_assert(std::endian::native == std::endian::little, "whole words are copied as they are");
 
 /// A bijection that spreads every input bit over the word: the finaliser of SplitMix64 (Steele,
 /// Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
@@ -30,13 +35,16 @@ constexpr std::uint8_t pattern_byte(std::uint64_t seed, std::uint64_t position) 
 /// Fills `bytes` with the pattern `seed` from `position` on.
 inline void fill_pattern(std::uint64_t seed, std::uint64_t position, std::span<char> bytes) {
   const std::uint64_t base = mix(seed);
-  std::uint64_t word = mix(base + position / 8) >> (position % 8 * 8);
-  for (char& byte : bytes) {
-    byte = static_cast<char>(word);
-    word >>= 8U;
-    if (++position % 8 == 0) {
-      word = mix(base + position / 8);
+  while (!bytes.empty()) {
+    const std::uint64_t word = mix(base + position / 8) >> (position % 8 * 8);
+    const std::size_t size = std::min<std::size_t>(8 - position % 8, bytes.size());
+    if (size == 8) {
+      std::memcpy(bytes.data(), &word, 8);  // one store: most words go this way
+    } else {
+      std::memcpy(bytes.data(), &word, size);
     }
+    bytes = bytes.subspan(size);
+    position += size;
   }
 }
 
@@ -44,14 +52,18 @@ inline void fill_pattern(std::uint64_t seed, std::uint64_t position, std::span<c
 inline std::size_t count_wrong(std::uint64_t seed, std::uint64_t position,
                                std::span<const char> bytes) {
   const std::uint64_t base = mix(seed);
-  std::uint64_t word = mix(base + position / 8) >> (position % 8 * 8);
   std::size_t wrong = 0;
-  for (const char byte : bytes) {
-    wrong += static_cast<std::size_t>(byte != static_cast<char>(word));
-    word >>= 8U;
-    if (++position % 8 == 0) {
-      word = mix(base + position / 8);
+  while (!bytes.empty()) {
+    std::uint64_t word = mix(base + position / 8) >> (position % 8 * 8);
+    const std::size_t size = std::min<std::size_t>(8 - position % 8, bytes.size());
+    if (size < 8 || std::memcmp(bytes.data(), &word, 8) != 0) {
+      for (const char byte : bytes.first(size)) {
+        wrong += static_cast<std::size_t>(byte != static_cast<char>(word));
+        word >>= 8U;
+      }
     }
+    bytes = bytes.subspan(size);
+    position += size;
   }
   return wrong;
 }

@@ -125,9 +125,11 @@ class Loop {
 
   /// Lets the service produce and sends what the socket takes; then watches for what is next.
   void pump(Connection& connection) {
-    if (connection.output.size() < output_bytes_max) {
+    const std::size_t before = connection.output.size();
+    if (before < output_bytes_max) {
       service_.produce(connection);
     }
+    const bool more_may_come = service_.eager() && connection.output.size() > before;
     if (!connection.output.empty()) {
       const ssize_t size =
           send(connection.socket, connection.output.data(), connection.output.size(), MSG_NOSIGNAL);
@@ -138,7 +140,7 @@ class Loop {
       connection.output.erase(0, size > 0 ? static_cast<std::size_t>(size) : 0);
     }
     const bool full = connection.output.size() >= output_bytes_max;
-    const bool pending = !connection.output.empty();
+    const bool pending = !connection.output.empty() || more_may_come;
     watch(EPOLL_CTL_MOD, connection.socket, (full ? 0U : EPOLLIN) | (pending ? EPOLLOUT : 0U));
   }
 

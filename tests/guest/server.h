@@ -33,6 +33,10 @@ class Service {
   /// appends here.
   virtual void produce(Connection& /*connection*/) {}
 
+  /// True if it produces as fast as the socket takes, not only at ticks: then `produce` is called
+  /// again as soon as there is room, until it appends nothing.
+  [[nodiscard]] virtual bool eager() const { return false; }
+
   /// Called at every tick, before `produce`.
   virtual void tick() {}
 

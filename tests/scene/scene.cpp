@@ -10,6 +10,8 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/scene/json_fields.h"
+
 namespace understudy::scene {
 namespace {
 
@@ -87,11 +89,6 @@ std::string command_line_of(pid_t pid) {
   std::string text((std::istreambuf_iterator<char>(file)), {});
   std::ranges::replace(text, '\0', ' ');
   return text;
-}
-
-std::string text_of(const json::object& object, std::string_view key) {
-  const json::value* value = object.if_contains(key);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : "";
 }
 
 /// Drops what leaves by these devices, from now on: on the way out of the device, the last place,
@@ -186,7 +183,7 @@ Result<std::unique_ptr<Scene>> Scene::build(SceneOptions options) {
   for (const fs::path& needed :
        {wanted.build_directory / "agent" / "understudyd",
         wanted.build_directory / "cli" / "understudy", wanted.guest_directory / "vmlinuz",
-        wanted.guest_directory / "initramfs.gz"}) {
+        wanted.guest_directory / wanted.initramfs}) {
     if (!fs::exists(needed)) {
       return fail(ErrorCode::no_such, "{}: not there; build it first", needed.string());
     }
@@ -452,7 +449,7 @@ Result<json::object> Scene::domain(HostId host, const std::string& name) {
     const auto* domains = whole->if_contains("domains");
     if (domains != nullptr && domains->is_array()) {
       for (const json::value& entry : domains->get_array()) {
-        if (entry.is_object() && text_of(entry.get_object(), "name") == name) {
+        if (entry.is_object() && text_at(entry.get_object(), "name") == name) {
           return entry.get_object();
         }
       }
@@ -489,7 +486,7 @@ Result<json::object> Scene::wait_for(HostId host, const std::string& what,
 Result<json::object> Scene::wait_for_state(HostId host, const std::string& state,
                                            std::chrono::milliseconds limit) {
   return wait_for(host, "state " + state, limit,
-                  [&](const json::object& object) { return text_of(object, "state") == state; });
+                  [&](const json::object& object) { return text_at(object, "state") == state; });
 }
 
 // --- the guest -----------------------------------------------------------------------------------
@@ -518,7 +515,7 @@ mac = "{}"
 )",
                   options_.memory_mib, options_.vcpus,
                   (options_.guest_directory / "vmlinuz").string(),
-                  (options_.guest_directory / "initramfs.gz").string(), guest_address,
+                  (options_.guest_directory / options_.initramfs).string(), guest_address,
                   guest_address_6, options_.guest_parameters, console_log().string(), guest_mac)));
   BOOST_OUTCOME_TRY(understudy_checked(host, {"domain", "start", domain_file().string()}));
   const auto end = Clock::now() + 120s;  // five seconds on an idle machine
@@ -534,19 +531,25 @@ mac = "{}"
   return ok();
 }
 
-Result<void> Scene::protect(const std::string& interval,
+Result<void> Scene::protect(const Protection& protection,
                             const std::function<void(const json::object&)>& progress,
                             HostId primary) {
-  BOOST_OUTCOME_TRY(
-      understudy_checked(primary, {"protect", "web1", "--to", std::string(name_of(other(primary))),
-                                   "--mode", "remus", "--interval", interval, "--no-wait"}));
+  std::vector<std::string> command = {
+      "protect",  "web1",          "--to",       std::string(name_of(other(primary))),
+      "--mode",   protection.mode, "--interval", protection.interval,
+      "--no-wait"};
+  for (const std::string& port : protection.ports) {
+    command.insert(command.end(), {"--port", port});
+  }
+  command.insert(command.end(), protection.more.begin(), protection.more.end());
+  BOOST_OUTCOME_TRY(understudy_checked(primary, command));
   std::string last_state;
   BOOST_OUTCOME_TRY(
       wait_for(primary, "protection (or its failure)", 120s, [&](const json::object& object) {
         if (progress) {
           progress(object);
         }
-        last_state = text_of(object, "state");
+        last_state = text_at(object, "state");
         return last_state == "protected" || last_state == "running" || last_state == "failed";
       }));
   if (last_state != "protected") {

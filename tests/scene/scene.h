@@ -44,11 +44,20 @@ constexpr std::string_view guest_address = "10.77.0.10";
 constexpr std::string_view guest_address_6 = "fd77::10";
 constexpr std::string_view guest_mac = "52:54:00:77:00:10";
 
+/// What `understudy protect` is told.
+struct Protection {
+  std::string mode = "remus";
+  std::string interval = "25ms";
+  std::vector<std::string> ports = {};  ///< Each for `--port`: "80=replay".
+  std::vector<std::string> more = {};   ///< Further words, as they are: "--on-divergence", "reset".
+};
+
 /// How the scene is set up. The defaults are the demo's.
 struct SceneOptions {
-  std::string tag;                        ///< Letters and digits; empty: "p" and our pid.
-  std::filesystem::path build_directory;  ///< Where agent/understudyd and cli/understudy are.
-  std::filesystem::path guest_directory;  ///< Where vmlinuz and initramfs.gz are.
+  std::string tag;                         ///< Letters and digits; empty: "p" and our pid.
+  std::filesystem::path build_directory;   ///< Where agent/understudyd and cli/understudy are.
+  std::filesystem::path guest_directory;   ///< Where vmlinuz and the initramfs are.
+  std::string initramfs = "initramfs.gz";  ///< Or "initramfs-redis.gz".
   std::chrono::milliseconds heartbeat_interval{50};
   std::chrono::milliseconds deadline{200};
   std::string tracking = "auto";  ///< The agents' qemu.tracking.
@@ -117,7 +126,7 @@ class Scene {
   Result<void> start_guest(HostId host = HostId::a);
   /// Protects it to the other host and waits until checkpoints commit. `progress` is called with
   /// the domain object meanwhile.
-  Result<void> protect(const std::string& interval = "25ms",
+  Result<void> protect(const Protection& protection = {},
                        const std::function<void(const boost::json::object&)>& progress = {},
                        HostId primary = HostId::a);
   [[nodiscard]] std::filesystem::path domain_file() const { return folder_ / "web1.toml"; }

@@ -256,6 +256,46 @@ TcpSocket::Outcome TcpSocket::receive_rest(std::span<char> bytes, std::size_t& s
   return Outcome::done;
 }
 
+// --- UdpSocket -----------------------------------------------------------------------------------
+
+Result<UdpSocket> UdpSocket::connect(const std::string& address, std::uint16_t port) {
+  BOOST_OUTCOME_TRY(const auto endpoint, endpoint_of(address, port));
+  UdpSocket made;
+  made.socket_.reset(
+      ::socket(endpoint.storage.ss_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!made.socket_.valid() ||
+      ::connect(made.socket_.get(), reinterpret_cast<const sockaddr*>(&endpoint.storage),
+                endpoint.size) != 0) {
+    return system_error(errno, fmt::format("UDP to {} port {}", address, port));
+  }
+  return made;
+}
+
+void UdpSocket::send(std::string_view datagram) const {
+  (void)::send(socket_.get(), datagram.data(), datagram.size(), MSG_NOSIGNAL);
+}
+
+TcpSocket::Outcome UdpSocket::receive(std::string& datagram, std::chrono::milliseconds limit,
+                                      const std::stop_token& stop) const {
+  const auto end = Clock::now() + limit;
+  datagram.resize(65536);
+  while (true) {
+    const ssize_t received = recv(socket_.get(), datagram.data(), datagram.size(), 0);
+    if (received >= 0) {
+      datagram.resize(static_cast<std::size_t>(received));
+      return TcpSocket::Outcome::done;
+    }
+    // Whatever an ICMP error about an earlier datagram says, the next one may get through.
+    if (Clock::now() > end) {
+      return TcpSocket::Outcome::timed_out;
+    }
+    const auto outcome = wait_ready(socket_.get(), POLLIN, end, stop);
+    if (outcome != TcpSocket::Outcome::done) {
+      return outcome;
+    }
+  }
+}
+
 // --- Traffic -------------------------------------------------------------------------------------
 
 Traffic::Traffic(std::string kind, std::uint16_t port, ClientOptions options)
@@ -271,8 +311,13 @@ Traffic::Traffic(std::string kind, std::uint16_t port, ClientOptions options)
 Traffic::~Traffic() = default;
 
 void Traffic::start() {
+  working_ = options_.connections;
   for (unsigned i = 0; i < options_.connections; ++i) {
     threads_.emplace_back([this, i](const std::stop_token& stop) {
+      struct AtEnd {
+        std::atomic<unsigned>& working;
+        ~AtEnd() { --working; }
+      } const at_end{working_};
       Witness& witness = *witnesses_[i];
       if (!options_.network_namespace.empty()) {
         if (auto entered = enter_network_namespace(options_.network_namespace); !entered) {
@@ -308,6 +353,18 @@ void Traffic::mark(const Instant& moment) {
   for (const auto& witness : witnesses_) {
     witness->mark(moment.steady);
   }
+}
+
+Result<void> Traffic::wait_for_end(std::chrono::milliseconds limit) {
+  const auto end = Clock::now() + limit;
+  while (working_ > 0) {
+    if (Clock::now() > end) {
+      return fail(ErrorCode::timed_out, "{}: {} connections not done within {} ms", kind_,
+                  working_.load(), limit.count());
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return ok();
 }
 
 void Traffic::stop() {
@@ -349,9 +406,6 @@ std::vector<ConnectionReport> Traffic::report() const {
 
 // --- the kinds -----------------------------------------------------------------------------------
 
-namespace {
-
-/// Notes what ended a connection, unless it was us.
 void note(Witness& witness, const TcpSocket& socket, TcpSocket::Outcome outcome,
           std::chrono::milliseconds patience) {
   if (outcome == TcpSocket::Outcome::closed) {
@@ -360,8 +414,6 @@ void note(Witness& witness, const TcpSocket& socket, TcpSocket::Outcome outcome,
     witness.broke(fmt::format("no answer for {} ms", patience.count()));
   }
 }
-
-}  // namespace
 
 StreamTraffic::StreamTraffic(ClientOptions options, std::uint64_t bytes_per_s)
     : Traffic("stream", 9001, std::move(options)), bytes_per_s_(bytes_per_s) {}
@@ -431,17 +483,24 @@ void EchoTraffic::run(unsigned index, Witness& witness, std::stop_token stop) {
   note(witness, socket, outcome, options().patience);
 }
 
-HttpTraffic::HttpTraffic(ClientOptions options, std::uint64_t file_bytes)
-    : Traffic("http", 80, std::move(options)), file_bytes_(file_bytes) {}
+HttpTraffic::HttpTraffic(ClientOptions options, std::uint64_t file_bytes, HttpSource source,
+                         std::uint64_t requests)
+    : Traffic("http", 80, std::move(options)),
+      file_bytes_(file_bytes),
+      source_(source),
+      requests_(requests) {}
 
 void HttpTraffic::run(unsigned /*index*/, Witness& witness, std::stop_token stop) {
-  const std::string path = file_bytes_ >= 1048576 ? fmt::format("/{}m.bin", file_bytes_ / 1048576)
-                                                  : fmt::format("/{}k.bin", file_bytes_ / 1024);
+  const std::string path = source_ == HttpSource::generated
+                               ? fmt::format("/cgi-bin/pattern?{}", file_bytes_)
+                           : file_bytes_ >= 1048576 ? fmt::format("/{}m.bin", file_bytes_ / 1048576)
+                                                    : fmt::format("/{}k.bin", file_bytes_ / 1024);
   const std::string request =
       fmt::format("GET {} HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n", path);
   const std::uint64_t seed = guest::web_file_seed(file_bytes_);
   std::vector<char> block(65536);
-  while (!stop.stop_requested()) {
+  for (std::uint64_t request_count = 0;
+       !stop.stop_requested() && (requests_ == 0 || request_count < requests_); ++request_count) {
     const auto begun = Clock::now();
     auto connected =
         TcpSocket::connect(options().address, options().port, options().patience, abandoned());

@@ -18,6 +18,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -137,6 +138,26 @@ class TcpSocket {
   std::string reason_;
 };
 
+/// A UDP socket that speaks with one address.
+class UdpSocket {
+ public:
+  /// From the calling thread's namespace. `address` is numeric, IPv4 or IPv6.
+  static Result<UdpSocket> connect(const std::string& address, std::uint16_t port);
+
+  /// Sends one datagram. A network that refuses it is no error: datagrams get lost.
+  void send(std::string_view datagram) const;
+  /// Waits for one datagram of at most 64 KiB. Outcomes: done, stopped, timed_out.
+  TcpSocket::Outcome receive(std::string& datagram, std::chrono::milliseconds limit,
+                             const std::stop_token& stop) const;
+
+ private:
+  UniqueFd socket_;
+};
+
+/// Notes what ended a connection, unless it was us.
+void note(Witness& witness, const TcpSocket& socket, TcpSocket::Outcome outcome,
+          std::chrono::milliseconds patience);
+
 /// How a client reaches the guest.
 struct ClientOptions {
   std::string network_namespace;
@@ -162,6 +183,9 @@ class Traffic {
   Result<void> wait_for_progress(std::chrono::milliseconds limit, Clock::time_point since = {});
   /// From here outages are measured.
   void mark(const Instant& moment);
+  /// Waits until every connection has done the work that it was given, or broke. Only for traffic
+  /// that ends by itself.
+  Result<void> wait_for_end(std::chrono::milliseconds limit);
   /// Ends all connections, after the operations under way (or patience) are over.
   void stop();
   /// Ends all connections at once; operations under way count as broken.
@@ -187,6 +211,7 @@ class Traffic {
   std::string kind_;
   ClientOptions options_;
   std::vector<std::unique_ptr<Witness>> witnesses_;
+  std::atomic<unsigned> working_ = 0;
   std::vector<std::jthread> threads_;
 };
 
@@ -213,16 +238,26 @@ class EchoTraffic final : public Traffic {
   std::size_t block_bytes_;
 };
 
+/// Where a web page comes from.
+enum class HttpSource {
+  file,       ///< A file of the guest; its header tells the time of day.
+  generated,  ///< A program behind the web server: any length, always the same octets.
+};
+
 /// Fetches a file of the guest's web server again and again, each time on a new connection.
 class HttpTraffic final : public Traffic {
  public:
-  /// `file_bytes` is 4096, 1048576 or 8388608: the guest has files of these sizes.
-  HttpTraffic(ClientOptions options, std::uint64_t file_bytes);
+  /// As a file, `file_bytes` is 4096, 1048576 or 8388608: the guest has files of these sizes.
+  /// `requests`: then it is done; 0: goes on until stopped.
+  HttpTraffic(ClientOptions options, std::uint64_t file_bytes, HttpSource source = HttpSource::file,
+              std::uint64_t requests = 0);
   ~HttpTraffic() override { stop(); }
 
  private:
   void run(unsigned index, Witness& witness, std::stop_token stop) override;
   std::uint64_t file_bytes_;
+  HttpSource source_;
+  std::uint64_t requests_;
 };
 
 /// A receipt that a client holds.

@@ -17,8 +17,13 @@
 #include <map>
 
 #include "tests/guest/pattern.h"
+#include "tests/scene/bulk_traffic.h"
+#include "tests/scene/computation.h"
+#include "tests/scene/datagram_traffic.h"
 #include "tests/scene/network_namespace.h"
 #include "tests/scene/process.h"
+#include "tests/scene/redis_traffic.h"
+#include "tests/scene/whims_traffic.h"
 
 namespace understudy::scene {
 namespace {
@@ -101,8 +106,14 @@ class TrafficTest : public ::testing::Test {
     where = std::move(made.value());
     folder = std::filesystem::temp_directory_path() / where.name();
     std::filesystem::create_directories(folder);
-    for (const auto& [what, port] :
-         {std::pair{"echo", "7"}, {"ledger", "9000"}, {"stream", "9001"}}) {
+    for (const auto& [what, port] : {std::pair{"echo", "7"},
+                                     {"ledger", "9000"},
+                                     {"stream", "9001"},
+                                     {"bulk", "9003"},
+                                     {"whims", "9004"},
+                                     {"compute", "9005"},
+                                     {"udp-echo", "7"},
+                                     {"names", "9053"}}) {
       services[what] = start({GUESTD, what, port});
     }
     for (const std::uint64_t size : {4096, 1048576}) {
@@ -110,11 +121,25 @@ class TrafficTest : public ::testing::Test {
       guest::fill_pattern(guest::web_file_seed(size), 0, bytes);
       std::ofstream(folder / (size == 4096 ? "4k.bin" : "1m.bin")) << bytes;
     }
+    std::filesystem::create_directories(folder / "cgi-bin");
+    for (const char* program : {"pattern", "count"}) {
+      std::filesystem::create_symlink(GUESTD, folder / "cgi-bin" / program);
+    }
+    // redis-server is the same program by another name.
+    std::filesystem::create_symlink("/usr/bin/redis-check-rdb", folder / "redis-server");
+    start_redis();
     services["http"] = start({"busybox", "httpd", "-f", "-p", "80", "-h", folder.string()});
-    ASSERT_TRUE(run_checked({GUESTD, "wait", "7", "80", "9000", "9001"}, 10s, where.name()));
+    ASSERT_TRUE(run_checked(
+        {GUESTD, "wait", "7", "80", "9000", "9001", "9003", "9004", "9005", "u7", "u9053", "6379"},
+        10s, where.name()));
   }
 
   void TearDown() override { std::filesystem::remove_all(folder); }
+
+  void start_redis() {
+    services["redis"] = start({(folder / "redis-server").string(), "--save", "", "--appendonly",
+                               "no", "--dir", folder.string()});
+  }
 
   Process start(const std::vector<std::string>& command) {
     auto process = Process::spawn(command, {.network_namespace = where.name()});
@@ -152,7 +177,14 @@ TEST_F(TrafficTest, honest_services_are_found_honest) {
   EchoTraffic echo(options(2));
   HttpTraffic http(options(1), 4096);
   HttpTraffic large(options(1), 1048576);
-  const std::vector<Traffic*> all = {&ledger, &stream, &echo, &http, &large};
+  HttpTraffic made(options(1), 300'000, HttpSource::generated);
+  UploadTraffic upload(options(1), 300'000);
+  NamesTraffic names(options(2, "::1"));
+  DatagramEchoTraffic datagrams(options(2));
+  RedisTraffic redis(options(2));
+  WhimsTraffic whims(options(2));
+  const std::vector<Traffic*> all = {&ledger, &stream, &echo,      &http,  &large, &made,
+                                     &upload, &names,  &datagrams, &redis, &whims};
   for (Traffic* traffic : all) {
     traffic->start();
   }
@@ -179,6 +211,147 @@ TEST_F(TrafficTest, honest_services_are_found_honest) {
   EXPECT_TRUE(audit.value().clean()) << audit.value().first_fault;
   EXPECT_EQ(audit.value().acknowledged, ledger.operations());
   EXPECT_EQ(audit.value().unacknowledged, 0U);
+  auto named = names.audit();
+  ASSERT_TRUE(named) << named.error().message();
+  EXPECT_EQ(named.value().contradictions, 0U) << named.value().first_contradiction;
+  EXPECT_EQ(named.value().requests, names.operations());
+  auto counted = redis.audit();
+  EXPECT_TRUE(counted) << counted.error().message();
+  EXPECT_EQ(whims.resets(), 0U);
+  EXPECT_EQ(whims.mixtures(), 0U);
+}
+
+TEST_F(TrafficTest, bulk_ends_after_its_bytes_in_both_directions) {
+  constexpr std::uint64_t bytes = 20'000'003;
+  for (const Direction direction : {Direction::down, Direction::up}) {
+    BulkTraffic bulk(options(2), direction, bytes);
+    bulk.start();
+    ASSERT_TRUE(bulk.wait_for_end(30s));
+    bulk.stop();
+    for (const ConnectionReport& report : bulk.report()) {
+      EXPECT_TRUE(report.survived) << report.kind << ": " << report.failure;
+      EXPECT_EQ(report.bytes_wrong, 0U) << report.kind;
+      EXPECT_EQ(report.bytes_verified, bytes) << report.kind;
+      EXPECT_EQ(report.operations, 1U) << report.kind;
+    }
+  }
+}
+
+TEST_F(TrafficTest, two_hundred_connections_at_once_are_served) {
+  EchoTraffic echo(options(200), 64);
+  echo.start();
+  auto progress = echo.wait_for_progress(20s);
+  EXPECT_TRUE(progress) << progress.error().message();
+  echo.stop();
+}
+
+TEST_F(TrafficTest, computation_is_checked_and_timed) {
+  auto computed = compute_in_guest(options(1), 10'000'000);
+  ASSERT_TRUE(computed) << computed.error().message();
+  EXPECT_GT(computed.value().inside_ms, 0);
+  EXPECT_GE(computed.value().outside_ms, computed.value().inside_ms);
+}
+
+TEST_F(TrafficTest, damaged_upload_is_found_by_the_other_side) {
+  // The meddler damages what the service says, so the damage is in its count of wrong bytes.
+  Meddler meddler(where.name(), 9003, [](std::string& chunk, std::uint64_t) {
+    if (chunk.starts_with("@ ")) {
+      chunk.replace(chunk.find('\n') - 1, 1, "7");
+    }
+  });
+  BulkTraffic bulk(options(1, "127.0.0.1", 9003 + meddler_offset), Direction::up, 3'000'000);
+  bulk.start();
+  ASSERT_TRUE(bulk.wait_for_end(10s));
+  bulk.stop();
+  EXPECT_FALSE(bulk.report()[0].survived && bulk.report()[0].bytes_wrong == 0);
+}
+
+TEST_F(TrafficTest, register_of_names_that_went_back_in_time_is_found) {
+  NamesTraffic names(options(1));
+  names.start();
+  ASSERT_TRUE(names.wait_for_progress(5s));
+  services["names"] = {};
+  services["names"] = start({GUESTD, "names", "9053"});
+  ASSERT_TRUE(run_checked({GUESTD, "wait", "u9053"}, 10s, where.name()));
+  ASSERT_TRUE(names.wait_for_progress(5s, Clock::now()));
+  names.stop();
+  auto audit = names.audit();
+  ASSERT_TRUE(audit) << audit.error().message();
+  EXPECT_GT(audit.value().contradictions, 0U);
+}
+
+TEST_F(TrafficTest, lost_datagrams_are_sent_again_and_a_lost_request_is_found) {
+  NamesTraffic names(options(1), 0, 100ms);
+  DatagramEchoTraffic echo(options(1), 512, 100ms);
+  for (Traffic* traffic : {static_cast<Traffic*>(&names), static_cast<Traffic*>(&echo)}) {
+    traffic->start();
+    ASSERT_TRUE(traffic->wait_for_progress(5s));
+  }
+  for (const char* service : {"names", "udp-echo"}) {
+    services[service].signal(SIGSTOP);
+  }
+  std::this_thread::sleep_for(500ms);
+  for (const char* service : {"names", "udp-echo"}) {
+    services[service].signal(SIGCONT);
+  }
+  ASSERT_TRUE(names.wait_for_progress(5s, Clock::now()));
+  ASSERT_TRUE(echo.wait_for_progress(5s, Clock::now()));
+  services["udp-echo"] = {};
+  names.stop();
+  auto audit = names.audit();
+  ASSERT_TRUE(audit) << audit.error().message();
+  EXPECT_EQ(audit.value().contradictions, 0U) << audit.value().first_contradiction;
+  EXPECT_GT(audit.value().sent_again, 0U);
+  EXPECT_GT(audit.value().repeated, 0U) << "each copy of a request is answered";
+  echo.stop();  // within the time of patience, which is 5 s here
+  EXPECT_FALSE(echo.report()[0].survived);
+}
+
+TEST_F(TrafficTest, redis_that_forgot_an_operation_is_found) {
+  RedisTraffic redis(options(1));
+  run_for(redis, 100ms);
+  EXPECT_TRUE(redis.report()[0].survived) << redis.report()[0].failure;
+  ASSERT_TRUE(redis.audit());
+  ASSERT_TRUE(run_checked({"redis-cli", "DECRBY", "count:0", "2"}, 10s, where.name()));
+  EXPECT_FALSE(redis.audit());
+}
+
+TEST_F(TrafficTest, redis_operation_done_twice_is_found) {
+  RedisTraffic redis(options(1));
+  redis.start();
+  ASSERT_TRUE(redis.wait_for_progress(5s));
+  ASSERT_TRUE(run_checked({"redis-cli", "INCR", "count:0"}, 10s, where.name()));
+  std::this_thread::sleep_for(100ms);
+  redis.stop();
+  EXPECT_FALSE(redis.report()[0].survived);
+  EXPECT_GT(redis.report()[0].bytes_wrong, 0U);
+}
+
+TEST_F(TrafficTest, whims_of_two_executions_on_one_connection_are_found) {
+  bool done = false;
+  Meddler meddler(where.name(), 9004, [&](std::string& chunk, std::uint64_t position) {
+    if (position > 5'000 && !done) {
+      chunk[chunk.size() / 2] = chunk[chunk.size() / 2] == '0' ? '1' : '0';
+      done = true;
+    }
+  });
+  WhimsTraffic whims(options(1, "127.0.0.1", 9004 + meddler_offset));
+  (void)run_for(whims, 300ms);
+  EXPECT_EQ(whims.mixtures(), 1U);
+}
+
+TEST_F(TrafficTest, whims_go_on_after_a_reset) {
+  WhimsTraffic whims(options(1));
+  whims.start();
+  ASSERT_TRUE(whims.wait_for_progress(5s));
+  services["whims"] = {};
+  services["whims"] = start({GUESTD, "whims", "9004"});
+  ASSERT_TRUE(run_checked({GUESTD, "wait", "9004"}, 10s, where.name()));
+  auto progress = whims.wait_for_progress(5s, Clock::now());
+  EXPECT_TRUE(progress) << progress.error().message();
+  whims.stop();
+  EXPECT_GT(whims.resets(), 0U);
+  EXPECT_EQ(whims.mixtures(), 0U);
 }
 
 TEST_F(TrafficTest, ledger_that_forgot_its_history_is_found) {
