@@ -86,8 +86,8 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   /// Takes the gate's rules out of the kernel, once the domain that they held is destroyed.
   void remove_gate();
   /// The record's mode, interval and replay options have changed: they take effect with the next
-  /// epoch, and the backup is told. The first change to replay mode means another gate: what is held
-  /// at that moment is lost, as in a network.
+  /// epoch, and the backup is told. The first change to replay mode means another gate: what is
+  /// held at that moment is lost, as in a network.
   Task<Result<void>> on_options_changed();
 
   /// A heartbeat of the peer says what it is to the domain, and echoes one of ours sent at

@@ -24,6 +24,9 @@ constexpr std::uint64_t kHeldBytesMax = 256ULL << 20;
 constexpr std::uint64_t kHeldFramesMax = 65'536;
 // Octets of a batch; more go in the next one.
 constexpr std::size_t kBatchBytes = 256 * 1024;
+// Inputs wait for company so long, or until they are so many octets.
+constexpr auto kLogPatience = 2ms;
+constexpr std::uint64_t kLogBytesWaiting = 16 * 1024;
 // After so many frames it is time to look where they are.
 constexpr std::size_t kFollowedFrames = 1024;
 constexpr auto kRefreshForwarding = 60s;
@@ -110,8 +113,11 @@ void ReplayGate::on_output(std::uint16_t interface, RelayedFrame frame) {
 
 void ReplayGate::on_input(std::uint16_t interface, RelayedFrame frame) {
   if (rule_) {
+    const bool urgent = log_urgent_;
     const auto verdict = rule_->on_input(now(), interface, frame.frame(), checksum_of(frame));
     carry_out(verdict.actions);
+    log_urgent_ = urgent;
+    log_bytes_waiting_ += frame.bytes();
     if (!verdict.let_in) return;
   }
   if (!concerns_replayer(frame, Direction::to_guest)) {
@@ -158,7 +164,7 @@ void ReplayGate::carry_out(const ReleaseRule::Actions& actions) {
     if (const auto* release = std::get_if<ReleaseRule::Release>(&action)) {
       send_held(release->output);
     } else if (std::holds_alternative<ReleaseRule::SendLog>(action)) {
-      log_due_ = true;
+      log_due_ = log_urgent_ = true;
     } else if (std::holds_alternative<ReleaseRule::CheckpointEarly>(action)) {
       if (hooks_.capture_early) hooks_.capture_early();
     } else if (const auto* report = std::get_if<ReleaseRule::Report>(&action)) {
@@ -210,8 +216,12 @@ void ReplayGate::hand_over(std::uint16_t interface, std::span<const std::uint8_t
 
 void ReplayGate::settle() {
   if (opened_) return;
-  if (log_due_ && rule_) {
-    log_due_ = false;
+  if (log_due_ && log_due_at_ == Instant::max()) log_due_at_ = now() + kLogPatience;
+  if (log_due_ && rule_ &&
+      (log_urgent_ || log_bytes_waiting_ >= kLogBytesWaiting || now() >= log_due_at_)) {
+    log_due_ = log_urgent_ = false;
+    log_bytes_waiting_ = 0;
+    log_due_at_ = Instant::max();
     while (const auto batch = rule_->take_unsent(now(), kBatchBytes)) {
       if (hooks_.send_log) hooks_.send_log(*batch);
     }
@@ -229,10 +239,13 @@ void ReplayGate::settle() {
 
 void ReplayGate::arm() {
   if (opened_) return;
-  Instant next = refresh_at_;
+  Instant next = std::min(refresh_at_, log_due_at_);
   if (rule_) next = std::min(next, rule_->next_deadline());
   if (replayer_ && running_ && !led_) next = std::min(next, replayer_->next_deadline());
   if (replayer_ && led_) next = std::min(next, std::max(replayer_->next_deadline(), now() + 1s));
+  // A timer that fires early costs less than one that is moved with every frame.
+  if (armed_for_ <= next) return;
+  armed_for_ = next;
   timer_.expires_at(next);
   timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
     const auto self = weak.lock();
@@ -241,6 +254,7 @@ void ReplayGate::arm() {
 }
 
 void ReplayGate::on_timer() {
+  armed_for_ = Instant::max();
   if (opened_) return;
   const Instant at = now();
   if (at >= refresh_at_) {

@@ -19,6 +19,8 @@
 //  made
 //    or completed is cut up to the interface's MTU.
 //  · More output than may be held: the newest frame is dropped, as in a full network queue.
+//  · An input alone is in no hurry: it travels with the next output, or after some milliseconds, or
+//    when enough has come together. Each message costs two hosts a wake-up.
 //  · `delivered` of a mark: see input_delivery.h.
 #pragma once
 
@@ -92,8 +94,8 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
 
   // --- replay ---
 
-  /// A restored domain is about to run: from here on all its frames go by `replayer`. Its interfaces
-  /// are attached; the first inputs are put before them.
+  /// A restored domain is about to run: from here on all its frames go by `replayer`. Its
+  /// interfaces are attached; the first inputs are put before them.
   void lead(replay::Replayer replayer, ReplayHooks hooks);
   /// It runs.
   void begin_replay();
@@ -162,7 +164,11 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
 
   boost::asio::steady_timer timer_;
   Instant refresh_at_{};
-  bool log_due_ = false;
+  bool log_due_ = false;                 ///< There is something to send …
+  bool log_urgent_ = false;              ///< … and output waits for it.
+  std::uint64_t log_bytes_waiting_ = 0;  ///< Octets of inputs among it.
+  Instant log_due_at_ = Instant::max();  ///< When it is sent at the latest.
+  Instant armed_for_ = Instant::max();   ///< When the timer fires.
   bool opened_ = false;
   bool opening_ = false;
 };

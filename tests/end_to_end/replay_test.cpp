@@ -1,6 +1,9 @@
 // Goal: in replay mode answers leave at once, and a host's death loses none of them. Method: as in
 // survival_test.cpp; checkpoints are rare or held back, so that what survives survives by the log.
 #include <boost/json.hpp>
+#include <fstream>
+#include <iostream>
+#include <sstream>
 #include <thread>
 
 #include "tests/end_to_end/protected_guest.h"
@@ -59,10 +62,24 @@ TEST_F(Replay, DISABLED_latency) {
   });
   std::uint32_t next_client = 0;
   const auto measure = [&](const std::string& what, unsigned connections) {
+    const auto cpu = [&](HostId host, const std::string& part) {
+      std::string line;
+      for (pid_t pid : scene->processes(host, part)) {
+        std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+        std::string text((std::istreambuf_iterator<char>(file)), {});
+        std::istringstream fields(text.substr(text.rfind(')') + 2));
+        std::string field;
+        for (int i = 0; i < 13; ++i) { fields >> field; if (i >= 11) line += field + " "; }
+      }
+      return line;
+    };
+    const auto show = [&] { std::cout << "  cpu A agent " << cpu(HostId::a, "understudyd") << " A qemu " << cpu(HostId::a, "qemu-system") << " B agent " << cpu(HostId::b, "understudyd") << "\n"; };
+    show();
     LedgerTraffic traffic(scene->client_options(connections), next_client);
     next_client += connections;
     traffic.start();
     std::this_thread::sleep_for(3s);
+    show();
     traffic.stop();
     std::vector<double> ms;
     for (const auto& receipt : traffic.receipts())
