@@ -24,12 +24,16 @@ std::optional<bool> condition_of(const json::object& domain, std::string_view ty
   return std::nullopt;
 }
 
-void ProtectedGuest::open(SceneOptions options) {
+void ProtectedGuest::set_the_stage(SceneOptions options) {
   auto built = Scene::build(std::move(options));
   ASSERT_OK(built);
   scene = std::move(built.value());
   ASSERT_OK(scene->start_guest());
   make_clients();
+}
+
+void ProtectedGuest::open(SceneOptions options) {
+  ASSERT_NO_FATAL_FAILURE(set_the_stage(std::move(options)));
   for (Traffic* traffic : all()) {
     traffic->start();
   }
@@ -84,16 +88,16 @@ void ProtectedGuest::expect_everyone_goes_on(Clock::time_point since,
 void ProtectedGuest::expect_nothing_lost() {
   for (Traffic* traffic : all()) {
     traffic->stop();
+    double worst_ms = 0;
     for (const ConnectionReport& report : traffic->report()) {
       EXPECT_TRUE(report.survived)
           << report.kind << " connection " << report.index << ": " << report.failure;
       EXPECT_EQ(report.bytes_wrong, 0U) << report.kind << " connection " << report.index;
       EXPECT_GT(report.bytes_verified, 0U) << report.kind << " connection " << report.index;
-      if (report.outage_ms) {
-        std::cout << report.kind << " connection " << report.index << ": outage "
-                  << static_cast<int>(*report.outage_ms) << " ms\n";
-      }
+      worst_ms = std::max(worst_ms, report.outage_ms.value_or(0));
     }
+    std::cout << traffic->kind() << ": " << traffic->report().size()
+              << " connections, outage at worst " << static_cast<int>(worst_ms) << " ms\n";
   }
   if (!ledger) {
     return;

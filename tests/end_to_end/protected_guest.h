@@ -29,6 +29,8 @@ class ProtectedGuest : public ::testing::Test {
  protected:
   /// Sets up the scene and the guest, starts the clients, protects.
   void play(SceneOptions options = options_from_environment(), const Protection& protection = {});
+  /// Only scene and guest; clients are made, but not started.
+  void set_the_stage(SceneOptions options = options_from_environment());
   /// Only scene, guest and clients.
   void open(SceneOptions options = options_from_environment());
 
