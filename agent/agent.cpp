@@ -310,6 +310,19 @@ Task<void> Agent::shut_down() {
       const auto session = entry->backup;
       co_await session->discard("the backup's agent is stopped");
     }
+    // Nobody carries frames while we are away: the bridge does it itself. Connections that have to
+    // be translated end here.
+    if (entry->replay_gate && entry->record.role == Role::unprotected) {
+      if (const auto& replayer = entry->replay_gate->replayer();
+          replayer && !replayer->translator().empty()) {
+        events_.record(
+            Severity::warning, name, "translations_ended",
+            fmt::format("{} connections of before the last promotion end: the agent that "
+                        "translates them is stopped",
+                        replayer->translator().size()));
+      }
+      remove_replay_gate(*entry);
+    }
   }
   for (const auto& listener : listeners_) listener->close();
   peers_->stop();

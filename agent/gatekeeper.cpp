@@ -6,6 +6,12 @@ Result<void> Gatekeeper::on_log_acknowledged(std::span<const std::byte> /*payloa
   return fail(ErrorCode::protocol, "no log is kept that could be acknowledged");
 }
 
+Task<void> ReplayGatekeeper::quieten() {
+  // This may be gone when the wait ends.
+  const auto gate = gate_;
+  co_await gate->quieten();
+}
+
 Task<Result<void>> ReplayGatekeeper::seal(EpochId epoch) {
   bool takes_inputs = false;
   if (gate_->wants_takes_inputs()) {

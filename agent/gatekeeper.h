@@ -22,6 +22,11 @@ class Gatekeeper {
   Gatekeeper(const Gatekeeper&) = delete;
   Gatekeeper& operator=(const Gatekeeper&) = delete;
 
+  /// Before a pause: waits, not long, for a moment at which the domain has answered what it was
+  /// asked.
+  virtual Task<void> quieten() { co_return; }
+  /// After the pause, or instead of it: the end of what quieten() has done. May be repeated.
+  virtual void let_in() {}
   /// The barrier: while the domain is paused for the checkpoint of `epoch`.
   virtual Task<Result<void>> seal(EpochId epoch) = 0;
   /// Lets out what was sealed up to and including `epoch`.
@@ -74,6 +79,8 @@ class ReplayGatekeeper final : public Gatekeeper {
   ReplayGatekeeper(std::shared_ptr<ReplayGate> gate, Domain& domain)
       : gate_(std::move(gate)), domain_(domain) {}
 
+  Task<void> quieten() override;
+  void let_in() override { gate_->let_in(); }
   Task<Result<void>> seal(EpochId epoch) override;
   Result<void> release(EpochId epoch) override;
   Result<void> drop_held() override;

@@ -569,6 +569,7 @@ Task<Result<void>> PrimarySession::send_begin(EpochId epoch, EpochId base,
 
 Task<void> PrimarySession::capture(EpochId epoch, Upon upon) {
   auto captured = co_await capture_steps(epoch, upon);
+  if (gate_ != nullptr) gate_->let_in();
   if (!captured) co_await give_up(epoch, captured.error());
 }
 
@@ -600,12 +601,19 @@ Task<Result<void>> PrimarySession::seal(EpochId epoch) {
   co_return co_await gate_->seal(epoch);
 }
 
+Task<Result<void>> PrimarySession::resume() {
+  auto resumed = co_await domain_.resume();
+  if (gate_ != nullptr) gate_->let_in();
+  co_return resumed;
+}
+
 Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   Pause pause;
   const auto part = [&pause](PausePart which) -> double& {
     return pause.parts[static_cast<std::size_t>(which)];
   };
 
+  if (gate_ != nullptr) co_await gate_->quieten();
   const Instant asked = now();
   BOOST_OUTCOME_CO_TRY(co_await domain_.pause());
   const Instant stopped = now();
@@ -621,7 +629,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   part(PausePart::dirty_set) = microseconds_between(barred, scanned);
   carried_over_ = merge(carried_over_, dirty);
   if (!sealed) {
-    BOOST_OUTCOME_CO_TRY(co_await domain_.resume());
+    BOOST_OUTCOME_CO_TRY(co_await resume());
     co_return sealed.error();
   }
 
@@ -635,7 +643,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   const Instant copy_done = now();
   part(PausePart::copy) = microseconds_between(scanned, copy_done);
   if (!copied) {
-    BOOST_OUTCOME_CO_TRY(co_await domain_.resume());
+    BOOST_OUTCOME_CO_TRY(co_await resume());
     co_return copied.error();
   }
 
@@ -649,7 +657,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   }
   const Instant saved = now();
   part(PausePart::device_state) = microseconds_between(copy_done, saved);
-  BOOST_OUTCOME_CO_TRY(co_await domain_.resume());
+  BOOST_OUTCOME_CO_TRY(co_await resume());
   const Instant resumed = now();
   part(PausePart::resume) = microseconds_between(saved, resumed);
   if (!rest) co_return rest.error();

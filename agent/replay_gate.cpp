@@ -27,6 +27,10 @@ constexpr std::size_t kBatchBytes = 256 * 1024;
 // Inputs wait for company so long, or until they are so many octets.
 constexpr auto kLogPatience = 2ms;
 constexpr std::uint64_t kLogBytesWaiting = 16 * 1024;
+// How long a pause waits for answers, and how old a request may be that is waited for.
+constexpr auto kQuietPatience = 20ms;
+constexpr auto kAnswerPatience = 100ms;
+constexpr std::size_t kRequestsMax = 4096;
 // After so many frames it is time to look where they are.
 constexpr std::size_t kFollowedFrames = 1024;
 constexpr auto kRefreshForwarding = 60s;
@@ -112,7 +116,13 @@ void ReplayGate::on_output(std::uint16_t interface, RelayedFrame frame) {
 }
 
 void ReplayGate::on_input(std::uint16_t interface, RelayedFrame frame) {
+  if (quietening_ && hold_back(interface, frame)) return;
+  admit(interface, std::move(frame));
+}
+
+void ReplayGate::admit(std::uint16_t interface, RelayedFrame frame) {
   if (rule_) {
+    note_request(frame);
     const bool urgent = log_urgent_;
     const auto verdict = rule_->on_input(now(), interface, frame.frame(), checksum_of(frame));
     carry_out(verdict.actions);
@@ -130,6 +140,7 @@ void ReplayGate::on_input(std::uint16_t interface, RelayedFrame frame) {
 // A frame as the client is to see it.
 void ReplayGate::offer_output(std::uint16_t interface, RelayedFrame frame) {
   if (!rule_) return relay_->to_network(interface, frame.octets);
+  note_answer(frame);
   if (held_frames_ >= kHeldFramesMax || held_bytes_ + frame.bytes() > kHeldBytesMax) {
     ++dropped_frames_;
     return;
@@ -141,6 +152,62 @@ void ReplayGate::offer_output(std::uint16_t interface, RelayedFrame frame) {
   held_.push_back({interface, std::move(frame)});
   const std::span<const std::uint8_t> octets = held_.back().frame->frame();
   carry_out(rule_->on_output(now(), id, octets));
+}
+
+// --- the quiet moment ---
+
+void ReplayGate::note_request(const RelayedFrame& frame) {
+  const Packet packet = replay::parse(frame.frame());
+  if (!packet.in_a_flow() || packet.payload_bytes == 0) return;
+  unanswered_[replay::flow_of(packet, Direction::to_guest)] = now();
+  if (unanswered_.size() <= kRequestsMax) return;
+  const Instant old = now() - kAnswerPatience;
+  std::erase_if(unanswered_, [old](const auto& request) { return request.second < old; });
+}
+
+void ReplayGate::note_answer(const RelayedFrame& frame) {
+  const Packet packet = replay::parse(frame.frame());
+  if (!packet.in_a_flow() || packet.payload_bytes == 0) return;
+  if (unanswered_.erase(replay::flow_of(packet, Direction::from_guest)) > 0 && quietening_) {
+    answered_.notify_all();
+  }
+}
+
+// Requests wait, and what follows one on its flow; acknowledgements pass, for answers may need
+// them.
+bool ReplayGate::hold_back(std::uint16_t interface, RelayedFrame& frame) {
+  const Packet packet = replay::parse(frame.frame());
+  if (!packet.in_a_flow() || held_back_.size() >= kHeldFramesMax) return false;
+  const auto flow = replay::flow_of(packet, Direction::to_guest);
+  if (!packet.brings_something() && !flows_held_back_.contains(flow)) return false;
+  flows_held_back_.insert(flow);
+  held_back_.push_back({interface, std::move(frame)});
+  return true;
+}
+
+Task<void> ReplayGate::quieten() {
+  const auto self = shared_from_this();
+  if (!rule_ || rule_->state() == ReleaseRule::State::fallen_back) co_return;
+  quietening_ = true;
+  const Instant begun = now();
+  const auto quiet = [this, begun] {
+    if (!quietening_) return true;
+    // What has waited for long may wait for ever: not every message wants an answer.
+    std::erase_if(unanswered_, [begun](const auto& request) {
+      return request.second + kAnswerPatience < begun;
+    });
+    return unanswered_.empty();
+  };
+  co_await answered_.wait_until(quiet, begun + kQuietPatience);
+}
+
+void ReplayGate::let_in() {
+  if (!std::exchange(quietening_, false)) return;
+  flows_held_back_.clear();
+  for (HeldBack& held : std::exchange(held_back_, {})) {
+    admit(held.interface, std::move(held.frame));
+  }
+  settle();
 }
 
 void ReplayGate::send_held(replay::OutputId output) {
@@ -287,6 +354,10 @@ void ReplayGate::open_if_idle() {
 Result<void> ReplayGate::remove() {
   hooks_ = {};
   replay_hooks_ = {};
+  quietening_ = false;
+  held_back_.clear();
+  flows_held_back_.clear();
+  unanswered_.clear();
   drop_held();
   rule_.reset();
   replayer_.reset();
@@ -306,6 +377,8 @@ void ReplayGate::protect(const ReleaseRule::Config& config, ProtectionHooks hook
 
 void ReplayGate::end_protection() {
   if (!rule_) return;
+  let_in();
+  unanswered_.clear();
   carry_out(rule_->on_gate_opened());
   hooks_ = {};
   rule_.reset();

@@ -19,6 +19,11 @@
 //  made
 //    or completed is cut up to the interface's MTU.
 //  · More output than may be held: the newest frame is dropped, as in a full network queue.
+//  · A checkpoint is best taken between two requests: what the guest is at work on it will finish
+//  by
+//    itself after a promotion, in whatever order its scheduler likes, before the replayer can have
+//    a say (replay/replayer.h, "Order"). So requests wait for some milliseconds before a pause,
+//    until those before them are answered, or time is up. See quieten().
 //  · An input alone is in no hurry: it travels with the next output, or after some milliseconds, or
 //    when enough has come together. Each message costs two hosts a wake-up.
 //  · `delivered` of a mark: see input_delivery.h.
@@ -33,9 +38,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "agent/input_delivery.h"
+#include "base/condition.h"
 #include "hypervisor/domain.h"
 #include "netbuffer/frame_relay.h"
 #include "replay/release_rule.h"
@@ -80,6 +88,11 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
   void on_peer_heard(Instant sent_at);
   void set_policies(replay::PortPolicies policies);
 
+  /// Holds requests back from here on, and returns when the guest has answered those that it has
+  /// had, or after a while.
+  Task<void> quieten();
+  /// Lets in what was held back.
+  void let_in();
   /// What Domain::input_progress says, now that the domain is `paused` or not.
   void on_input_progress(std::span<const InputProgress> progress, bool paused) {
     delivery_.on_progress(progress, paused);
@@ -128,6 +141,10 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
   ReplayGate(const boost::asio::any_io_executor& executor, std::size_t interfaces);
   void on_output(std::uint16_t interface, RelayedFrame frame);
   void on_input(std::uint16_t interface, RelayedFrame frame);
+  void admit(std::uint16_t interface, RelayedFrame frame);
+  bool hold_back(std::uint16_t interface, RelayedFrame& frame);
+  void note_request(const RelayedFrame& frame);
+  void note_answer(const RelayedFrame& frame);
   void offer_output(std::uint16_t interface, RelayedFrame frame);
   [[nodiscard]] bool concerns_replayer(const RelayedFrame& frame,
                                        replay::Direction direction) const;
@@ -159,6 +176,17 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
   std::uint64_t released_bytes_ = 0;
   std::uint64_t dropped_frames_ = 0;
   InputDelivery delivery_;
+
+  struct HeldBack {
+    std::uint16_t interface;
+    RelayedFrame frame;
+  };
+  using Requests = std::unordered_map<replay::FlowKey, Instant, replay::FlowKeyHash>;
+  Requests unanswered_;  ///< The newest request of each flow that has not been answered.
+  Condition answered_;
+  bool quietening_ = false;
+  std::deque<HeldBack> held_back_;
+  std::unordered_set<replay::FlowKey, replay::FlowKeyHash> flows_held_back_;
   std::uint64_t log_bytes_sent_ = 0;
   std::uint64_t inputs_logged_ = 0;
 
