@@ -153,9 +153,9 @@ json::object Report::to_json() const {
           {"answer_ms_p50", or_null(percentile(answers_ms, 0.5))},
           {"answer_ms_p99", or_null(percentile(answers_ms, 0.99))},
           {"replay_ms", replay ? json::value(replay->replay_ms) : json::value(nullptr)},
-          {"log_ms", replay ? json::value(replay->log_ms) : json::value(nullptr)},
+          {"covered_ms", replay ? json::value(replay->covered_ms) : json::value(nullptr)},
           {"inputs_replayed", replay ? json::value(replay->inputs) : json::value(nullptr)},
-          {"divergences", replay ? json::value(replay->divergences) : json::value(nullptr)},
+          {"flows_diverged", replay ? json::value(replay->flows_diverged) : json::value(nullptr)},
           {"timeline", timeline},
           {"checkpoints", checkpoints},
           {"pause_ms_p50", pause_ms_p50},
@@ -241,11 +241,12 @@ void Report::tell(Narrator& narrator) const {
                               ms_text(*percentile(answers_ms, 0.99))));
   }
   if (replay) {
-    narrator.line(fmt::format("{} inputs of {} replayed in {}: {}", grouped(replay->inputs),
-                              ms_text(replay->log_ms), ms_text(replay->replay_ms),
-                              replay->divergences == 0
-                                  ? "the guest said the same again, on every connection"
-                                  : fmt::format("{} connections diverged", replay->divergences)));
+    narrator.line(
+        fmt::format("{} inputs of {} replayed in {}: {}", grouped(replay->inputs),
+                    ms_text(replay->covered_ms), ms_text(replay->replay_ms),
+                    replay->flows_diverged == 0
+                        ? "the guest said the same again, on every connection"
+                        : fmt::format("{} connections diverged", replay->flows_diverged)));
   }
   narrator.line("");
   narrator.line(nothing_lost() ? narrator.strong(narrator.good("Nothing was lost."))

@@ -173,7 +173,7 @@ Result<void> measure_mode(Scene& scene, const Mode& mode, std::chrono::seconds t
     figures["pause_ms_p50"].add(scene::number_at(pause, "p50"));
     figures["pause_ms_p99"].add(scene::number_at(pause, "p99"));
     if (const auto replay = scene::replay_status_of(domain)) {
-      figures["fallbacks"].add(static_cast<double>(replay->fallbacks));
+      figures["inputs_dropped"].add(static_cast<double>(replay->inputs_dropped));
     }
     BOOST_OUTCOME_TRY(scene.understudy_checked(HostId::a, {"unprotect", "web1"}));
   }
@@ -293,10 +293,10 @@ Result<void> measure_kill(const Mode& mode, Figures& figures, json::array* point
   figures["promote_ms"].add(scene::number_at(timeline, "promote_ms"));
   if (const auto replay = scene::replay_outcome_of(timeline)) {
     figures["replay_ms"].add(replay->replay_ms);
-    figures["log_ms"].add(replay->log_ms);
-    if (replay->replay_ms > 0) figures["replay_ratio"].add(replay->log_ms / replay->replay_ms);
+    figures["covered_ms"].add(replay->covered_ms);
+    if (replay->replay_ms > 0) figures["replay_ratio"].add(replay->covered_ms / replay->replay_ms);
     figures["inputs_replayed"].add(static_cast<double>(replay->inputs));
-    figures["divergences"].add(static_cast<double>(replay->divergences));
+    figures["flows_diverged"].add(static_cast<double>(replay->flows_diverged));
   }
   if (points != nullptr) *points = latency_over_time(probe, kill.steady);
   return ok();

@@ -58,9 +58,11 @@ class Replay : public ProtectedGuest {
     ASSERT_OK(timeline);
     EXPECT_EQ(text_at(timeline.value().as_object(), "outcome"), "promoted");
     if (const auto replayed = replay_outcome_of(timeline.value().as_object())) {
-      std::cout << "replayed " << replayed->inputs << " inputs of " << replayed->log_ms << " ms in "
-                << replayed->replay_ms << " ms, " << replayed->divergences << " divergences\n";
-      EXPECT_EQ(replayed->divergences, expected_divergences_) << json::serialize(timeline.value());
+      std::cout << "replayed " << replayed->inputs << " inputs of " << replayed->covered_ms
+                << " ms in " << replayed->replay_ms << " ms, " << replayed->flows_diverged
+                << " divergences\n";
+      EXPECT_EQ(replayed->flows_diverged, expected_divergences_)
+          << json::serialize(timeline.value());
     }
   }
 
@@ -242,7 +244,7 @@ TEST_F(ReplayWhims, a_service_that_answers_differently_is_reset_told_and_never_m
     ASSERT_OK(timeline);
     const auto replayed = replay_outcome_of(timeline.value().as_object());
     ASSERT_TRUE(replayed) << json::serialize(timeline.value());
-    EXPECT_GE(replayed->divergences, 3U);
+    EXPECT_GE(replayed->flows_diverged, 3U);
     auto events = scene->understudy_json(HostId::b, {"events"});
     ASSERT_OK(events);
     EXPECT_NE(json::serialize(events.value()).find(":9004"), std::string::npos)

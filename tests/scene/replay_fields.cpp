@@ -17,15 +17,15 @@ std::optional<ReplayStatus> replay_status_of(const boost::json::object& domain) 
   if (replay.empty()) {
     return std::nullopt;
   }
-  return ReplayStatus{.inputs = count_at(replay, "inputs"),
-                      .input_bytes = count_at(replay, "input_bytes"),
+  return ReplayStatus{.state = text_at(replay, "state"),
+                      .inputs = count_at(replay, "inputs"),
                       .outputs = count_at(replay, "outputs"),
-                      .sent_bytes = count_at(replay, "sent_bytes"),
+                      .inputs_dropped = count_at(replay, "inputs_dropped"),
+                      .sent_bytes = count_at(object_at(domain, "bytes"), "log"),
                       .log_bytes = count_at(replay, "log_bytes"),
-                      .log_inputs = count_at(replay, "log_inputs"),
-                      .lag_records = count_at(replay, "lag_records"),
-                      .estimate_ms = number_at(replay, "estimate_ms"),
-                      .fallbacks = count_at(replay, "fallbacks")};
+                      .log_lag_records = count_at(replay, "log_lag_records"),
+                      .inputs_since_commit = count_at(replay, "inputs_since_commit"),
+                      .replay_estimate_ms = number_at(replay, "replay_estimate_ms")};
 }
 
 std::optional<ReplayOutcome> replay_outcome_of(const boost::json::object& timeline) {
@@ -34,10 +34,9 @@ std::optional<ReplayOutcome> replay_outcome_of(const boost::json::object& timeli
     return std::nullopt;
   }
   return ReplayOutcome{.replay_ms = number_at(replay, "replay_ms"),
-                       .log_ms = number_at(replay, "log_ms"),
+                       .covered_ms = number_at(replay, "covered_ms"),
                        .inputs = count_at(replay, "inputs"),
-                       .outputs = count_at(replay, "outputs"),
-                       .divergences = count_at(replay, "divergences")};
+                       .flows_diverged = count_at(replay, "flows_diverged")};
 }
 
 }  // namespace understudy::scene

@@ -552,6 +552,12 @@ Result<void> Scene::protect(const Protection& protection,
         last_state = text_at(object, "state");
         return last_state == "protected" || last_state == "running" || last_state == "failed";
       }));
+  if (last_state == "protected" && protection.mode == "replay") {
+    BOOST_OUTCOME_TRY(
+        wait_for(primary, "output to go with the log", 60s, [](const json::object& object) {
+          return text_at(object_at(object, "replay"), "state") == "replay";
+        }));
+  }
   if (last_state != "protected") {
     auto events = understudy(primary, {"events"});
     return fail(ErrorCode::failed, "protection ended in state '{}'; the agent's events:\n{}",

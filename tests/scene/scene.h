@@ -124,7 +124,8 @@ class Scene {
 
   /// Writes the domain's file, starts it on `host` and waits until its services answer.
   Result<void> start_guest(HostId host = HostId::a);
-  /// Protects it to the other host and waits until checkpoints commit. `progress` is called with
+  /// Protects it to the other host and waits until checkpoints commit, and in replay mode until
+  /// output goes with the log. `progress` is called with
   /// the domain object meanwhile.
   Result<void> protect(const Protection& protection = {},
                        const std::function<void(const boost::json::object&)>& progress = {},
