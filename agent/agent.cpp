@@ -1022,7 +1022,8 @@ Task<json::object> Agent::answer_control(const std::string& peer, json::object r
     co_return json::object{{"error", "malformed check"}};
   const std::string name(domain->get_string());
   if (const auto found = entries_.find(name);
-      found != entries_.end() && !(found->second->backup && found->second->record.peer == peer)) {
+      found != entries_.end() && !found->second->failure &&
+      !(found->second->backup && found->second->record.peer == peer)) {
     findings.push_back(
         refusal("name", fmt::format("there is another domain {} on {}", name, config_.name)));
   }

@@ -253,6 +253,11 @@ Task<void> BackupSession::empty(std::shared_ptr<transport::Link> link,
 
 Result<void> BackupSession::take_log(std::span<const std::byte> payload) {
   BOOST_OUTCOME_TRY(auto batch, replay::decode_log_batch(payload));
+  log_ends_ = now();
+  for (const auto& record : batch.records) {
+    if (const auto* mark = std::get_if<replay::MarkRecord>(&record.content))
+      marks_[mark->epoch] = log_ends_;
+  }
   BOOST_OUTCOME_TRY(const auto acknowledged, log_.on_batch(std::move(batch)));
   return link_->send_urgent(FrameType::log_acknowledgement, replay::encode(acknowledged));
 }
@@ -313,7 +318,10 @@ Task<Result<void>> BackupSession::carry_out(EpochBackup::Actions actions) {
       if (log_.last_position().value > 0) {
         BOOST_OUTCOME_CO_TRY(log_.on_committed(acknowledge->epoch));
       }
-      committed_at_ = now();
+      if (const auto mark = marks_.find(acknowledge->epoch); mark != marks_.end()) {
+        log_begins_ = mark->second;
+        marks_.erase(marks_.begin(), std::next(mark));
+      }
       if (const auto link = link_; link != nullptr) {
         BOOST_OUTCOME_CO_TRY(
             co_await link->send(FrameType::acknowledgement, {},
@@ -502,13 +510,10 @@ Result<void> BackupSession::prepare_replay() {
   replay::Replayer::Config config;
   config.on_divergence = options.on_divergence;
   const auto record = promotion_record_;
-  const Instant until = record->timeline.last_sign_of_life.value_or(now());
   record->replay = ReplayRecord{};
   record->replay->begun = now();
-  if (until > committed_at_) {
-    record->replay->covered =
-        std::chrono::duration_cast<std::chrono::microseconds>(until - committed_at_);
-  }
+  record->replay->covered =
+      std::chrono::duration_cast<std::chrono::microseconds>(log_ends_ - log_begins_);
   const std::weak_ptr<ReplayGate> weak = replay_gate_;
   replay_gate_->lead(
       replay::Replayer(config, now(), std::move(replayable.records), std::move(translator)),

@@ -17,6 +17,7 @@
 #include <boost/json/object.hpp>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -162,7 +163,10 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   std::unique_ptr<BackupImage> image_;
   EpochBackup decisions_;
   replay::BackupLog log_;
-  Instant committed_at_{};  ///< When the last checkpoint was acknowledged.
+  std::map<EpochId, Instant> marks_;  ///< When they came, of epochs that are not yet committed.
+  /// The stretch of execution that a promotion has to replay, by our clock.
+  Instant log_begins_{};
+  Instant log_ends_{};
   Promotion promotion_;
   EndHandler on_end_;
   std::shared_ptr<transport::Link> link_;

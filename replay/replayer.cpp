@@ -343,6 +343,7 @@ bool Replayer::skip_a_turn(Instant now, Actions& actions) {
     if (outstanding_.empty() || outstanding_.begin()->first.first < input.position.value) break;
     if (has_its_turn(input) || !may_feed(now, *input.flow, input)) continue;
     if (++input.flow->turns_missed >= kTurnsMissed) input.flow->impatient = true;
+    order_waited_ += config_.turn_wait;
     order_progress_ = now;
     feed(now, index, actions);
     return true;
@@ -1131,7 +1132,7 @@ Replayer::Actions Replayer::on_tick(Instant now) {
   repeat_resets(now, actions);
   pump(now, actions);
   if (!order_open_ && budget_ > 0 && now - order_progress_ >= config_.turn_wait &&
-      skip_a_turn(now, actions)) {
+      order_waited_ < config_.order_wait_total && skip_a_turn(now, actions)) {
     pump(now, actions);
   }
   if (!order_open_ && budget_ > 0 && now - order_progress_ >= config_.order_wait) {

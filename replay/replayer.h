@@ -121,8 +121,10 @@ class Replayer {
  public:
   struct Config {
     OnDivergence on_divergence = OnDivergence::reset;
-    std::chrono::microseconds turn_wait{50'000};
-    std::chrono::microseconds order_wait{200'000};
+    /// Long enough for a guest that runs for the first time on this host and has a busy processor:
+    /// a turn that is skipped for impatience may make another story.
+    std::chrono::microseconds turn_wait{200'000};
+    std::chrono::microseconds order_wait{400'000};
     std::chrono::microseconds order_wait_total{2'000'000};
     std::chrono::microseconds flow_wait{5'000'000};
     /// After so long without an acknowledgement of the guest an input is given again; doubled up

@@ -23,17 +23,17 @@ class Replay : public ProtectedGuest {
   }
   void protect_replay(HostId primary, const std::string& interval,
                       const std::vector<std::string>& more = {}) {
-    std::vector<std::string> command = {"protect", "web1", "--to",
-                                        std::string(name_of(other(primary))), "--mode", "replay",
-                                        "--interval", interval};
+    std::vector<std::string> command = {
+        "protect", "web1",   "--to",       std::string(name_of(other(primary))),
+        "--mode",  "replay", "--interval", interval};
     command.insert(command.end(), more.begin(), more.end());
     ASSERT_OK(scene->understudy_checked(primary, command, 60s));
-    ASSERT_OK(scene->wait_for(primary, "output to go with the log", 30s,
-                              [](const json::object& domain) {
-                                const auto* replay = domain.if_contains("replay");
-                                return replay != nullptr && replay->is_object() &&
-                                       text_at(replay->get_object(), "state") == "replay";
-                              }));
+    ASSERT_OK(
+        scene->wait_for(primary, "output to go with the log", 30s, [](const json::object& domain) {
+          const auto* replay = domain.if_contains("replay");
+          return replay != nullptr && replay->is_object() &&
+                 text_at(replay->get_object(), "state") == "replay";
+        }));
     const auto begun = Clock::now();
     expect_everyone_goes_on(begun + 500ms, 30s);
   }
@@ -69,11 +69,18 @@ TEST_F(Replay, DISABLED_latency) {
         std::string text((std::istreambuf_iterator<char>(file)), {});
         std::istringstream fields(text.substr(text.rfind(')') + 2));
         std::string field;
-        for (int i = 0; i < 13; ++i) { fields >> field; if (i >= 11) line += field + " "; }
+        for (int i = 0; i < 13; ++i) {
+          fields >> field;
+          if (i >= 11) line += field + " ";
+        }
       }
       return line;
     };
-    const auto show = [&] { std::cout << "  cpu A agent " << cpu(HostId::a, "understudyd") << " A qemu " << cpu(HostId::a, "qemu-system") << " B agent " << cpu(HostId::b, "understudyd") << "\n"; };
+    const auto show = [&] {
+      std::cout << "  cpu A agent " << cpu(HostId::a, "understudyd") << " A qemu "
+                << cpu(HostId::a, "qemu-system") << " B agent " << cpu(HostId::b, "understudyd")
+                << "\n";
+    };
     show();
     LedgerTraffic traffic(scene->client_options(connections), next_client);
     next_client += connections;
@@ -83,24 +90,30 @@ TEST_F(Replay, DISABLED_latency) {
     traffic.stop();
     std::vector<double> ms;
     for (const auto& receipt : traffic.receipts())
-      ms.push_back(std::chrono::duration<double, std::milli>(receipt.received - receipt.sent).count());
+      ms.push_back(
+          std::chrono::duration<double, std::milli>(receipt.received - receipt.sent).count());
     std::sort(ms.begin(), ms.end());
     if (ms.empty()) return;
-    std::cout << what << " " << connections << ": n " << ms.size() << " p50 " << ms[ms.size() / 2] << " p99 " << ms[ms.size() * 99 / 100] << " max " << ms.back() << std::endl;
+    std::cout << what << " " << connections << ": n " << ms.size() << " p50 " << ms[ms.size() / 2]
+              << " p99 " << ms[ms.size() * 99 / 100] << " max " << ms.back() << std::endl;
   };
   measure("unprotected", 1);
   measure("unprotected", 16);
-  ASSERT_OK(scene->understudy_checked(HostId::a, {"protect", "web1", "--to", "hostB", "--mode", "replay", "--interval", "1s"}, 60s));
+  ASSERT_OK(scene->understudy_checked(
+      HostId::a, {"protect", "web1", "--to", "hostB", "--mode", "replay", "--interval", "1s"},
+      60s));
   std::this_thread::sleep_for(2s);
   measure("replay", 1);
   measure("replay", 16);
   auto domain = scene->domain(HostId::a);
   std::cout << json::serialize(domain.value()) << std::endl;
-  ASSERT_OK(scene->understudy_checked(HostId::a, {"set", "web1", "--mode", "remus", "--interval", "25ms"}, 60s));
+  ASSERT_OK(scene->understudy_checked(
+      HostId::a, {"set", "web1", "--mode", "remus", "--interval", "25ms"}, 60s));
   std::this_thread::sleep_for(1s);
   measure("remus", 1);
   measure("remus", 16);
-  ASSERT_OK(scene->understudy_checked(HostId::a, {"set", "web1", "--mode", "replay", "--interval", "5s"}, 60s));
+  ASSERT_OK(scene->understudy_checked(
+      HostId::a, {"set", "web1", "--mode", "replay", "--interval", "5s"}, 60s));
   std::this_thread::sleep_for(6s);
   measure("replay 5s", 1);
   std::cout << scene->logs();

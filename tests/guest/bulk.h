@@ -86,14 +86,15 @@ class Bulk final : public Service {
   }
 
   static void take(Order& order, Connection& connection) {
+    // Up to the next report: what it says must not depend on how the network cuts the stream.
+    const std::uint64_t to_report = bulk_report_bytes - order.position % bulk_report_bytes;
     const std::uint64_t size =
-        std::min<std::uint64_t>(connection.input.size(), order.bytes - order.position);
+        std::min<std::uint64_t>({connection.input.size(), order.bytes - order.position, to_report});
     order.wrong += count_wrong(order.seed, order.position, {connection.input.data(), size});
     connection.input.erase(0, size);
-    const std::uint64_t before = order.position;
     order.position += size;
     const bool done = order.position == order.bytes;
-    if (done || before / bulk_report_bytes != order.position / bulk_report_bytes) {
+    if (done || order.position % bulk_report_bytes == 0) {
       connection.output += (done ? "= " : "@ ") + std::to_string(order.position) + " " +
                            std::to_string(order.wrong) + "\n";
     }

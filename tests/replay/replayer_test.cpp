@@ -192,7 +192,7 @@ TEST_F(Story, order_is_kept_over_flows_and_one_that_is_stuck_holds_nobody_for_lo
   output(from_guest(3, 0, 6, "two"));
   replay();
   EXPECT_THAT(heard_by_guest(), ElementsAre("first")) << "the second came after an answer";
-  wait(195ms);
+  wait(395ms);
   EXPECT_THAT(heard_by_guest(), testing::Not(testing::Contains("second")));
   wait(10ms);
   EXPECT_THAT(heard_by_guest(), testing::Contains("second"));
@@ -202,6 +202,51 @@ TEST_F(Story, order_is_kept_over_flows_and_one_that_is_stuck_holds_nobody_for_lo
   wait(6s);
   EXPECT_THAT(events_, testing::Contains(Replayer::Event::no_progress));
   EXPECT_FALSE(replayer_->replaying());
+}
+
+TEST_F(Story, requests_are_served_in_the_order_of_their_answers) {
+  input(from_client(2, 0, 0, "first"));
+  input(from_client(3, 0, 0, "second"));
+  input(from_client(4, 0, 0, "unanswered"));
+  output(from_guest(3, 0, 6, "two"));
+  output(from_guest(2, 0, 5, "one"));
+  replay();
+  EXPECT_THAT(heard_by_guest(), ElementsAre("second")) << "its answer was the first";
+  guest_says(from_guest(3, 0, 6, "two"));
+  EXPECT_THAT(heard_by_guest(), ElementsAre("first"));
+  guest_says(from_guest(2, 0, 5, "one"));
+  EXPECT_THAT(heard_by_guest(), ElementsAre("unanswered"));
+}
+
+TEST_F(Story, an_answer_that_depends_on_a_later_one_is_not_waited_for_in_vain) {
+  // A subscriber's message comes out before the publisher's receipt.
+  input(from_client(2, 0, 0, "subscribe"));
+  output(from_guest(2, 0, 9, "yes"));
+  input(from_client(2, 9, 3, "next?"));
+  input(from_client(3, 0, 0, "publish"));
+  output(from_guest(2, 3, 14, "published"));
+  output(from_guest(3, 0, 7, "done"));
+  replay();
+  EXPECT_THAT(heard_by_guest(), ElementsAre("subscribe"));
+  guest_says(from_guest(2, 0, 9, "yes"));
+  EXPECT_THAT(heard_by_guest(), testing::Contains("next?"));
+  wait(195ms);
+  EXPECT_THAT(heard_by_guest(), testing::Not(testing::Contains("publish")));
+  wait(10ms);
+  EXPECT_THAT(heard_by_guest(), testing::Contains("publish"));
+  EXPECT_THAT(events_, testing::IsEmpty());
+}
+
+TEST_F(Story, what_nobody_asked_for_is_not_waited_for_by_others) {
+  input(from_client(2, 0, 0, "watch"));
+  output(from_guest(2, 0, 5, "one"));
+  output(from_guest(2, 3, 5, "two"));  // A clock's tick.
+  input(from_client(3, 0, 0, "question"));
+  output(from_guest(3, 0, 8, "answer"));
+  replay();
+  EXPECT_THAT(heard_by_guest(), ElementsAre("watch"));
+  guest_says(from_guest(2, 0, 5, "one"));
+  EXPECT_THAT(heard_by_guest(), ElementsAre("question"));
 }
 
 TEST_F(Story, what_the_guest_lost_is_given_again) {
