@@ -82,7 +82,7 @@ void report_replay(EventLog& events, const std::string& domain,
 }  // namespace
 
 boost::json::object PromotionRecord::to_json(const std::string& domain) const {
-  const std::array<std::pair<std::string_view, std::optional<Instant>>, 9> named = {{
+  const std::array<std::pair<std::string_view, std::optional<Instant>>, 10> named = {{
       {"last_heartbeat", timeline.last_sign_of_life},
       {"dead", timeline.asked},
       {"decided", timeline.decided},
@@ -91,6 +91,7 @@ boost::json::object PromotionRecord::to_json(const std::string& domain) const {
       {"resumed", timeline.domain_resumed},
       {"announced", timeline.announced},
       {"announcements_done", timeline.done},
+      {"live", replay ? replay->live : std::nullopt},
       {"replayed", replay ? replay->ended : std::nullopt},
   }};
   std::vector<std::pair<std::string_view, Instant>> reached;
@@ -121,8 +122,10 @@ boost::json::object PromotionRecord::to_json(const std::string& domain) const {
         {"inputs", replay->inputs},
         {"flows_diverged", replay->flows_diverged}};
     // From when the guest ran: before, it could not take an input.
+    if (replay->live && timeline.domain_resumed)
+      told["replay_ms"] = ms_between(*timeline.domain_resumed, *replay->live);
     if (replay->ended && timeline.domain_resumed)
-      told["replay_ms"] = ms_between(*timeline.domain_resumed, *replay->ended);
+      told["last_flow_ms"] = ms_between(*timeline.domain_resumed, *replay->ended);
     json["replay"] = std::move(told);
   }
   if (timeline.decided) {
@@ -517,8 +520,13 @@ Result<void> BackupSession::prepare_replay() {
   const std::weak_ptr<ReplayGate> weak = replay_gate_;
   replay_gate_->lead(
       replay::Replayer(config, now(), std::move(replayable.records), std::move(translator)),
-      {.report = [&events = services_.events, name = record_.name](
-                     const replay::Replayer::Report& told) { report_replay(events, name, told); },
+      {.report =
+           [&events = services_.events, name = record_.name,
+            record](const replay::Replayer::Report& told) {
+             if (told.event == replay::Replayer::Event::order_complete)
+               record->replay->live = now();
+             report_replay(events, name, told);
+           },
        .replayed =
            [&events = services_.events, name = record_.name, record, weak] {
              const auto gate = weak.lock();

@@ -45,6 +45,7 @@ enum class BackupEnd {
 /// What came of a replay, for the timeline.
 struct ReplayRecord {
   Instant begun;
+  std::optional<Instant> live;           ///< Once clients' frames flow again.
   std::optional<Instant> ended;          ///< Once no flow is led any more.
   std::chrono::microseconds covered{0};  ///< The stretch of execution that was replayed.
   std::uint64_t inputs = 0;

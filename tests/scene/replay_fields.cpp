@@ -30,7 +30,7 @@ std::optional<ReplayStatus> replay_status_of(const boost::json::object& domain) 
 
 std::optional<ReplayOutcome> replay_outcome_of(const boost::json::object& timeline) {
   const auto& replay = object_at(timeline, "replay");
-  if (!replay.contains("replay_ms")) {
+  if (!replay.contains("last_flow_ms")) {
     return std::nullopt;
   }
   return ReplayOutcome{.replay_ms = number_at(replay, "replay_ms"),
