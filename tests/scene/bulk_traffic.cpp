@@ -55,6 +55,10 @@ TcpSocket::Outcome BulkTraffic::receive_all(TcpSocket& socket, std::uint64_t see
   std::uint64_t position = 0;
   auto outcome = TcpSocket::Outcome::done;
   while (outcome == TcpSocket::Outcome::done && position < bytes_) {
+    // A socket that always has something never waits, and so never looks.
+    if (stop.stop_requested()) {
+      return TcpSocket::Outcome::stopped;
+    }
     std::size_t size = 0;
     outcome = socket.receive(block, size, options().patience, stop);
     if (outcome == TcpSocket::Outcome::done) {
@@ -75,6 +79,9 @@ TcpSocket::Outcome BulkTraffic::send_all(TcpSocket& socket, std::uint64_t seed, 
   std::uint64_t wrong = 0;
   std::string line;
   while (true) {
+    if (stop.stop_requested()) {
+      return TcpSocket::Outcome::stopped;
+    }
     auto outcome = TcpSocket::Outcome::done;
     if (sent < bytes_) {
       const std::size_t size = std::min<std::uint64_t>(block.size(), bytes_ - sent);
