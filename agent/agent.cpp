@@ -430,6 +430,8 @@ json::object Agent::status_of(const Entry& entry) const {
     status["accelerator"] = entry.domain->accelerator_name();
     status["tracking"] = to_string(entry.domain->tracking());
     status["checkpoint_method"] = entry.domain->checkpoint_method();
+    if (auto reason = entry.domain->checkpoint_method_reason(); !reason.empty())
+      status["checkpoint_method_reason"] = std::move(reason);
     status["vcpus"] = entry.domain->config().vcpus;
     status["memory_bytes"] = entry.domain->config().memory_bytes;
   }
@@ -1223,6 +1225,15 @@ void Agent::on_news(const std::string& peer, const HeartbeatDomain& news, Instan
   const auto found = entries_.find(news.domain);
   if (found == entries_.end() || found->second->record.peer != peer) return;
   Entry& entry = *found->second;
+  // What is left of a domain that died here has said its word: the other host runs it.
+  if (entry.failure && !entry.busy && news.role == PeerRole::running &&
+      news.generation > entry.record.generation) {
+    events_.record(Severity::info, news.domain, "superseded",
+                   fmt::format("{} runs it at generation {}", peer, news.generation),
+                   {{"peer", peer}});
+    boost::asio::co_spawn(context_, forget(news.domain), rethrow);
+    return;
+  }
   if (entry.primary) entry.primary->on_peer_news(news, echoed);
   if (entry.backup) {
     // What a host says before it knows of this protection is about another one.

@@ -160,8 +160,42 @@ Result<std::shared_ptr<BackupSession>> BackupSession::create(const HostServices&
                                                              std::unique_ptr<Standby> standby,
                                                              EndHandler on_end) {
   BOOST_OUTCOME_TRY(auto image, BackupImage::create(standby->memory(), standby->memory_file()));
-  return std::shared_ptr<BackupSession>(new BackupSession(
+  std::shared_ptr<BackupSession> session(new BackupSession(
       services, std::move(owner), record, std::move(standby), std::move(image), std::move(on_end)));
+  boost::asio::co_spawn(services.executor, watch_standby(session),
+                        [](const std::exception_ptr& failure) {
+                          if (failure) std::rethrow_exception(failure);
+                        });
+  return session;
+}
+
+// The standby may be killed by somebody else. That must not be found out at promotion only: the
+// primary would count on it until then.
+Task<void> BackupSession::watch_standby(std::weak_ptr<BackupSession> session) {
+  auto held = session.lock();
+  if (held == nullptr) co_return;
+  auto waiting = held->standby_->wait_for_exit();
+  held.reset();
+  const DomainExit exit = co_await std::move(waiting);
+  held = session.lock();
+  if (held == nullptr || held->ended_ || held->promoting()) co_return;
+  if (exit.kind == DomainExit::Kind::destroyed) co_return;  // By us.
+  co_await held->image_lost(exit.description);
+}
+
+// As after a restart of this agent: nothing is held, and the primary, which is not told to speak,
+// copies again.
+Task<void> BackupSession::image_lost(std::string why) {
+  services_.events.record(
+      Severity::critical, record_.name, "image_lost",
+      fmt::format("the domain that held the image is gone ({}): its primary has to copy again",
+                  why),
+      {{"peer", record_.peer}});
+  co_await wait_for_image();
+  if (ended_ || promoting()) co_return;
+  if (link_ != nullptr) link_->close();
+  co_await standby_->discard();
+  finish(BackupEnd::discarded, nullptr);
 }
 
 bool BackupSession::promoting() const {

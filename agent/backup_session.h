@@ -154,6 +154,8 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   Task<void> resume();
   Task<void> announce_rounds();
   Task<void> watch_promotion();
+  static Task<void> watch_standby(std::weak_ptr<BackupSession> session);
+  Task<void> image_lost(std::string why);
   void promotion_failed(std::string message);
   void finish(BackupEnd end, std::unique_ptr<Domain> promoted);
 

@@ -297,8 +297,8 @@ std::string domain_details(const json::object& domain, const Terminal& terminal,
   const std::string accelerator = text_at(domain, "accelerator");
   fact("hypervisor",
        text_at(domain, "hypervisor") + (accelerator.empty() ? "" : ", " + accelerator));
-  if (text_at(domain, "checkpoint_method") == "cooperative")
-    fact("checkpoints", "cooperative: the guest suspends and resumes for each");
+  if (const std::string reason = text_at(domain, "checkpoint_method_reason"); !reason.empty())
+    fact("checkpoints", text_at(domain, "checkpoint_method") + ": " + reason);
   if (const std::string mode = text_at(domain, "mode"); !mode.empty()) {
     std::string protection = mode;
     const std::string interval = interval_of(domain);

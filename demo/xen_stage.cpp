@@ -1,10 +1,8 @@
-#include <unistd.h>
-
 #include <boost/json.hpp>
-#include <cstdlib>
 #include <thread>
 
 #include "demo/stage.h"
+#include "tests/scene/lab_program.h"
 
 namespace understudy::demo {
 namespace {
@@ -21,42 +19,24 @@ const char* letter_of(HostId host) {
   return host == HostId::a ? "A" : "B";
 }
 
-Result<std::string> run_lab(const std::filesystem::path& program,
-                            const std::vector<std::string>& arguments,
-                            std::chrono::milliseconds limit = 180s) {
-  ::setenv("UNDERSTUDY_LAB", kLabName, 1);
-  std::vector<std::string> command = {program.string()};
-  command.insert(command.end(), arguments.begin(), arguments.end());
-  BOOST_OUTCOME_TRY(auto output, scene::run_command(command, limit));
-  if (output.status != 0) {
-    return fail(ErrorCode::failed, "lab {} ended with status {}: {}{}", fmt::join(arguments, " "),
-                output.status, output.err, output.out);
-  }
-  return std::move(output.out);
-}
-
 class XenStage final : public Stage {
  public:
   explicit XenStage(XenStageOptions options)
       : options_(std::move(options)),
-        client_namespace_(std::string("us-lab-") + kLabName),
-        folder_(std::string("/run/understudy-lab-") + kLabName) {}
+        lab_(options_.lab_program, options_.build_directory, kLabName),
+        folder_(lab_.folder()) {}
   ~XenStage() override {
-    if (!kept_) (void)clean_xen_stage(options_.lab_program);
+    if (!kept_) (void)lab_.run({"down"});
   }
 
   Result<void> set_up() {
-    ::setenv("UNDERSTUDY_BUILD_DIR", options_.build_directory.c_str(), 1);
-    BOOST_OUTCOME_TRY(run_lab(options_.lab_program, {"up"}, 900s));
+    BOOST_OUTCOME_TRY(lab_.run({"up"}, 900s));
     for (const HostId host : {HostId::a, HostId::b}) {
       // Two emulated hosts on one machine, with clients at work, fall silent for a moment now and
       // then; that is no death.
-      BOOST_OUTCOME_TRY(exec(host,
-                             "sed -i 's/^deadline.*/deadline = \"3s\"/' "
-                             "/etc/understudy/understudy.toml"));
-      BOOST_OUTCOME_TRY(run_lab(options_.lab_program, {"agent", letter_of(host), "start"}));
+      BOOST_OUTCOME_TRY(lab_.start_agent(letter_of(host), 3s));
     }
-    BOOST_OUTCOME_TRY(run_lab(options_.lab_program, {"pair"}));
+    BOOST_OUTCOME_TRY(lab_.run({"pair"}));
     return ok();
   }
 
@@ -66,14 +46,13 @@ class XenStage final : public Stage {
   }
 
   Result<void> start_guest() override {
-    BOOST_OUTCOME_TRY(run_lab(options_.lab_program, {"domain", "A", "web1", "--address",
-                                                     std::string(scene::guest_address), "--vcpus",
-                                                     std::to_string(options_.vcpus)}));
+    BOOST_OUTCOME_TRY(
+        lab_.run({"domain", "A", "web1", "--address", std::string(scene::guest_address), "--vcpus",
+                  std::to_string(options_.vcpus)}));
     BOOST_OUTCOME_TRY(exec(HostId::a, "xl create /etc/xen/web1.cfg"));
     const auto end = Clock::now() + 180s;
     // The last service to listen; httpd may answer before.
-    while (!run_lab(
-        options_.lab_program,
+    while (!lab_.run(
         {"client", "sh", "-c",
          fmt::format("echo S | nc -q 1 -w 3 {} 9000 | grep -q '^S'", scene::guest_address)})) {
       if (Clock::now() > end)
@@ -85,7 +64,8 @@ class XenStage final : public Stage {
 
   Result<json::object> domain(HostId host) override {
     // Its exit status tells the state, too.
-    BOOST_OUTCOME_TRY(const json::value value, ask(host, "understudy status web1 -o json || true"));
+    BOOST_OUTCOME_TRY(const json::value value,
+                      lab_.ask(letter_of(host), "understudy status web1 -o json || true"));
     if (!value.is_object()) return fail(ErrorCode::bad_data, "no domain object");
     return value.get_object();
   }
@@ -116,15 +96,15 @@ class XenStage final : public Stage {
   }
 
   Result<json::value> timeline() override {
-    return ask(HostId::b, "understudy timeline web1 -o json");
+    return lab_.ask("B", "understudy timeline web1 -o json");
   }
 
   Result<scene::Instant> kill_host(bool power_off) override {
     const scene::Instant moment = scene::Instant::now();
     if (power_off) {
-      BOOST_OUTCOME_TRY(run_lab(options_.lab_program, {"cut", "A", "all"}));
+      BOOST_OUTCOME_TRY(lab_.run({"cut", "A", "all"}));
     }
-    BOOST_OUTCOME_TRY(run_lab(options_.lab_program, {"kill", "A"}));
+    BOOST_OUTCOME_TRY(lab_.run({"kill", "A"}));
     return moment;
   }
   std::string death() const override {
@@ -132,7 +112,7 @@ class XenStage final : public Stage {
   }
 
   scene::ClientOptions client_options(unsigned connections) const override {
-    return {.network_namespace = client_namespace_,
+    return {.network_namespace = lab_.network_namespace(),
             .address = std::string(scene::guest_address),
             .connections = connections,
             .patience = 60s};
@@ -140,7 +120,8 @@ class XenStage final : public Stage {
   Result<scene::Process> start_client(const std::vector<std::string>& command,
                                       const std::string& log) override {
     return scene::Process::spawn(
-        command, {.network_namespace = client_namespace_, .log = folder_ / log, .cgroup = {}});
+        command,
+        {.network_namespace = lab_.network_namespace(), .log = folder_ / log, .cgroup = {}});
   }
   const std::filesystem::path& folder() const override { return folder_; }
 
@@ -163,19 +144,11 @@ class XenStage final : public Stage {
 
  private:
   Result<std::string> exec(HostId host, const std::string& shell_command) {
-    return run_lab(options_.lab_program,
-                   {"exec", letter_of(host), "--", "sh", "-c", shell_command});
-  }
-  Result<json::value> ask(HostId host, const std::string& shell_command) {
-    BOOST_OUTCOME_TRY(const std::string text, exec(host, shell_command));
-    boost::system::error_code error;
-    json::value value = json::parse(text, error);
-    if (error) return fail(ErrorCode::bad_data, "'{}' gave no JSON: {}", shell_command, text);
-    return value;
+    return lab_.exec(letter_of(host), shell_command);
   }
 
   XenStageOptions options_;
-  std::string client_namespace_;
+  scene::LabProgram lab_;
   std::filesystem::path folder_;
   bool kept_ = false;
 };
@@ -189,7 +162,7 @@ Result<std::unique_ptr<Stage>> build_xen_stage(XenStageOptions options) {
 }
 
 Result<void> clean_xen_stage(const std::filesystem::path& lab_program) {
-  BOOST_OUTCOME_TRY(run_lab(lab_program, {"down"}));
+  BOOST_OUTCOME_TRY(scene::LabProgram(lab_program, {}, kLabName).run({"down"}));
   return ok();
 }
 

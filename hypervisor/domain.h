@@ -137,6 +137,8 @@ class Domain {
   /// "transparent": the guest is stopped and notices nothing; or "cooperative": it takes part in
   /// each checkpoint (on Xen, where PV drivers want it).
   [[nodiscard]] virtual std::string checkpoint_method() const { return "transparent"; }
+  /// Why, where there is a choice: one sentence for status. Empty otherwise.
+  [[nodiscard]] virtual std::string checkpoint_method_reason() const { return {}; }
 
   /// How writes are found. Known from the start; may fall from pagemap_scan to full_compare in
   /// start_tracking(), never later.

@@ -28,6 +28,7 @@
 #include <thread>
 
 #include "bench/figures/figures.h"
+#include "tests/scene/lab_program.h"
 #include "tests/scene/network_namespace.h"
 #include "tests/scene/process.h"
 #include "tests/scene/traffic.h"
@@ -99,34 +100,10 @@ std::string lab_name() {
   return name != nullptr ? name : "bench";
 }
 
-std::string client_namespace() {
-  return "us-lab-" + lab_name();
-}
-
-Result<std::string> lab(const std::vector<std::string>& arguments,
-                        std::chrono::milliseconds limit = 180s) {
-  std::vector<std::string> command = {UNDERSTUDY_LAB_PROGRAM};
-  command.insert(command.end(), arguments.begin(), arguments.end());
-  BOOST_OUTCOME_TRY(auto output, scene::run_command(command, limit));
-  if (output.status != 0) {
-    return fail(ErrorCode::failed, "lab {}: status {}: {}{}", fmt::join(arguments, " "),
-                output.status, output.err, output.out);
-  }
-  return std::move(output.out);
-}
-
-Result<std::string> on_host(const char* host, const std::string& shell_command,
-                            std::chrono::milliseconds limit = 180s) {
-  return lab({"exec", host, "--", "sh", "-c", shell_command}, limit);
-}
-
-Result<json::value> json_from(const char* host, const std::string& shell_command,
-                              std::chrono::milliseconds limit = 180s) {
-  BOOST_OUTCOME_TRY(const std::string text, on_host(host, shell_command, limit));
-  boost::system::error_code error;
-  json::value value = json::parse(text, error);
-  if (error) return fail(ErrorCode::bad_data, "'{}' gave no JSON: {}", shell_command, text);
-  return value;
+const scene::LabProgram& lab() {
+  static const scene::LabProgram one(UNDERSTUDY_LAB_PROGRAM, UNDERSTUDY_BUILD_DIRECTORY,
+                                     lab_name());
+  return one;
 }
 
 template <typename Condition>
@@ -142,10 +119,9 @@ bool eventually(Condition holds, std::chrono::seconds limit) {
 /// What Debian's ssh would be, without its slowness, and with what ssh has in ServerAliveInterval:
 /// a receiver that notices a dead sender. Without it upstream's receiver waits for ever.
 Result<void> prepare_host(const char* host) {
-  BOOST_OUTCOME_TRY(on_host(
+  BOOST_OUTCOME_TRY(lab().exec(
       host,
       fmt::format(
-          "sed -i 's/^deadline.*/deadline = \"{0}s\"/' /etc/understudy/understudy.toml\n"
           "cat >/tmp/bench-ssh <<'END'\n"
           "#!/bin/sh\n"
           "exec socat -b 262144 - TCP:$(sed -n \"s/ $1\\$//p\" /etc/hosts):7701,nodelay\n"
@@ -162,9 +138,9 @@ Result<void> prepare_host(const char* host) {
           "keepintvl=1,keepcnt={1},setsockopt-int=6:18:{0}000 EXEC:/tmp/bench-receive "
           ">/tmp/socat.log 2>&1 </dev/null &",
           kSilenceSeconds, kSilenceSeconds - 2)));
-  BOOST_OUTCOME_TRY(lab({"copy", UNDERSTUDY_BUILD_DIRECTORY "/bench/xen/domain_watch",
-                         std::string(host) + ":/tmp/domain_watch"}));
-  BOOST_OUTCOME_TRY(lab({"agent", host, "start"}));
+  BOOST_OUTCOME_TRY(lab().run({"copy", UNDERSTUDY_BUILD_DIRECTORY "/bench/xen/domain_watch",
+                               std::string(host) + ":/tmp/domain_watch"}));
+  BOOST_OUTCOME_TRY(lab().start_agent(host, std::chrono::seconds(kSilenceSeconds)));
   return ok();
 }
 
@@ -172,7 +148,7 @@ Result<void> prepare_host(const char* host) {
 bool ledger_answers() {
   bool answered = false;
   std::jthread([&answered] {
-    if (!scene::enter_network_namespace(client_namespace())) return;
+    if (!scene::enter_network_namespace(lab().network_namespace())) return;
     auto socket = scene::TcpSocket::connect(kAddress, 9000, 1s);
     if (!socket) return;
     std::string line;
@@ -185,7 +161,7 @@ bool ledger_answers() {
 /// Bytes that host A has sent over the replication network.
 Result<double> bytes_sent() {
   BOOST_OUTCOME_TRY(const std::string text,
-                    scene::run_checked({"ip", "netns", "exec", client_namespace(), "cat",
+                    scene::run_checked({"ip", "netns", "exec", lab().network_namespace(), "cat",
                                         "/sys/class/net/repl-A/statistics/rx_bytes"}));
   return std::stod(text);
 }
@@ -196,11 +172,11 @@ Result<double> bytes_sent() {
 class Guest {
  public:
   Result<void> create() {
-    BOOST_OUTCOME_TRY(lab({"domain", "A", "web1", "--address", kAddress}));
-    BOOST_OUTCOME_TRY(on_host("A", "xl create /etc/xen/web1.cfg"));
+    BOOST_OUTCOME_TRY(lab().run({"domain", "A", "web1", "--address", kAddress}));
+    BOOST_OUTCOME_TRY(lab().exec("A", "xl create /etc/xen/web1.cfg"));
     if (!eventually(ledger_answers, 120s))
       return fail(ErrorCode::timed_out, "web1's services do not answer");
-    BOOST_OUTCOME_TRY(const std::string id, on_host("A", "xl domid web1"));
+    BOOST_OUTCOME_TRY(const std::string id, lab().exec("A", "xl domid web1"));
     id_ = std::stoul(id);
     return ok();
   }
@@ -211,12 +187,12 @@ class Guest {
     BOOST_OUTCOME_TRY(scene::run_checked(
         {"sh", "-c",
          fmt::format("echo '{}' | nc -q 1 -w 15 {} 9002 | grep -q ok", order, kAddress)},
-        60s, client_namespace()));
+        60s, lab().network_namespace()));
     return ok();
   }
   /// Through the shell on its console.
   Result<void> set_loop(bool wanted) {
-    BOOST_OUTCOME_TRY(on_host(
+    BOOST_OUTCOME_TRY(lab().exec(
         "A",
         fmt::format("printf '%s\\n' '{}' >$(xenstore-read /local/domain/{}/console/tty)",
                     wanted ? "while :; do :; done & echo $! >/tmp/loop" : "kill $(cat /tmp/loop)",
@@ -234,7 +210,7 @@ class Guest {
 };
 
 scene::ClientOptions clients(unsigned connections) {
-  return {.network_namespace = client_namespace(),
+  return {.network_namespace = lab().network_namespace(),
           .address = kAddress,
           .connections = connections,
           .patience = 30s};
@@ -245,28 +221,28 @@ scene::ClientOptions clients(unsigned connections) {
 Result<json::object> watch(const Guest& guest, unsigned seconds, unsigned enough = 1'000'000) {
   BOOST_OUTCOME_TRY(
       const json::value seen,
-      json_from("A", fmt::format("/tmp/domain_watch {} {} {}", guest.id(), seconds, enough),
+      lab().ask("A", fmt::format("/tmp/domain_watch {} {} {}", guest.id(), seconds, enough),
                 std::chrono::seconds(seconds + 60)));
   return seen.as_object();
 }
 
 Result<void> begin(const Guest& guest, const Mode& mode) {
   if (mode.system == System::understudy) {
-    BOOST_OUTCOME_TRY(on_host(
+    BOOST_OUTCOME_TRY(lab().exec(
         "A", fmt::format("understudy protect web1 --to hostB --interval {}ms", mode.interval_ms),
         300s));
   }
   if (mode.system == System::upstream) {
-    BOOST_OUTCOME_TRY(
-        on_host("A", fmt::format("setsid sh -c 'echo $$ >/tmp/remus.pid; exec xl remus -F -n -d -i "
-                                 "{} -s /tmp/bench-ssh web1 hostB' >/tmp/remus.log 2>&1 "
-                                 "</dev/null &",
-                                 mode.interval_ms)));
+    BOOST_OUTCOME_TRY(lab().exec(
+        "A", fmt::format("setsid sh -c 'echo $$ >/tmp/remus.pid; exec xl remus -F -n -d -i "
+                         "{} -s /tmp/bench-ssh web1 hostB' >/tmp/remus.log 2>&1 "
+                         "</dev/null &",
+                         mode.interval_ms)));
     BOOST_OUTCOME_TRY(const auto seen, watch(guest, 180, 5));
     if (seen.at("standstill_ms").as_array().size() < 5) {
       return fail(ErrorCode::timed_out, "xl remus makes no checkpoints: {}{}",
-                  on_host("A", "cat /tmp/remus.log").value(),
-                  on_host("B", "cat /tmp/receive.log /tmp/socat.log").value());
+                  lab().exec("A", "cat /tmp/remus.log").value(),
+                  lab().exec("B", "cat /tmp/receive.log /tmp/socat.log").value());
     }
   }
   return ok();
@@ -276,16 +252,16 @@ Result<void> begin(const Guest& guest, const Mode& mode) {
 /// domain run on; if it does not, the guest is made anew.
 Result<void> end(Guest& guest, const Mode& mode) {
   if (mode.system == System::understudy) {
-    BOOST_OUTCOME_TRY(on_host("A", "understudy unprotect web1"));
+    BOOST_OUTCOME_TRY(lab().exec("A", "understudy unprotect web1"));
   }
   if (mode.system == System::upstream) {
-    BOOST_OUTCOME_TRY(on_host("B", "kill -9 $(cat /tmp/receive.pid)"));
-    const bool gone =
-        eventually([] { return !on_host("A", "kill -0 $(cat /tmp/remus.pid)").has_value(); }, 20s);
-    (void)on_host("B", "xl destroy web1--incoming || xl destroy web1");
+    BOOST_OUTCOME_TRY(lab().exec("B", "kill -9 $(cat /tmp/receive.pid)"));
+    const bool gone = eventually(
+        [] { return !lab().exec("A", "kill -0 $(cat /tmp/remus.pid)").has_value(); }, 20s);
+    (void)lab().exec("B", "xl destroy web1--incoming || xl destroy web1");
     if (!gone || !eventually(ledger_answers, 20s)) {
       std::fputs("xl remus left its domain standing: web1 is made anew\n", stderr);
-      (void)on_host("A", "kill -9 $(cat /tmp/remus.pid); xl destroy web1");
+      (void)lab().exec("A", "kill -9 $(cat /tmp/remus.pid); xl destroy web1");
       BOOST_OUTCOME_TRY(guest.create());
     }
   }
@@ -339,7 +315,7 @@ void note_clients(const scene::LedgerTraffic& ledger, Clock::time_point begun,
 Result<json::object> own_status(const Mode& mode) {
   if (mode.system != System::understudy) return json::object();
   BOOST_OUTCOME_TRY(const json::value status,
-                    json_from("A", "understudy status web1 -o json || true"));
+                    lab().ask("A", "understudy status web1 -o json || true"));
   return status.as_object();
 }
 
@@ -433,16 +409,17 @@ Result<json::object> kill_host_a(Guest& guest, const Mode& mode) {
   for (auto* traffic : all) {
     BOOST_OUTCOME_TRY(traffic->wait_for_progress(60s));
   }
-  const std::string ping_log = fmt::format("/run/understudy-lab-{}/ping.log", lab_name());
+  const std::string ping_log = lab().folder() / "ping.log";
   (void)::unlink(ping_log.c_str());
   BOOST_OUTCOME_TRY(
-      auto ping, scene::Process::spawn({"ping", "-D", "-n", "-i", "0.1", kAddress},
-                                       {.network_namespace = client_namespace(), .log = ping_log}));
+      auto ping,
+      scene::Process::spawn({"ping", "-D", "-n", "-i", "0.1", kAddress},
+                            {.network_namespace = lab().network_namespace(), .log = ping_log}));
   std::this_thread::sleep_for(8s);
 
   const Instant moment = Instant::now();
   for (auto* traffic : all) traffic->mark(moment);
-  BOOST_OUTCOME_TRY(lab({"kill", "A"}));
+  BOOST_OUTCOME_TRY(lab().run({"kill", "A"}));
   std::optional<double> new_connection_ms;
   if (eventually(ledger_answers, 90s))
     new_connection_ms =
@@ -501,14 +478,14 @@ Result<json::object> kill_host_a(Guest& guest, const Mode& mode) {
 
 /// Everything as it was: web1 gone, host A there again.
 Result<void> after_kill(Guest& guest) {
-  (void)on_host("B", "xl destroy web1");
-  BOOST_OUTCOME_TRY(lab({"start", "A"}, 300s));
+  (void)lab().exec("B", "xl destroy web1");
+  BOOST_OUTCOME_TRY(lab().run({"start", "A"}, 300s));
   BOOST_OUTCOME_TRY(prepare_host("A"));
   // Neither agent remembers it any more.
   for (const char* host : {"A", "B"}) {
     (void)eventually(
         [host] {
-          return !on_host(host, "understudy status web1 -o json | grep -q state").has_value();
+          return !lab().exec(host, "understudy status web1 -o json | grep -q state").has_value();
         },
         30s);
   }
@@ -532,8 +509,8 @@ class Run {
       for (const Mode& mode : modes_) {
         if (auto measured = measure_mode(repeat, mode); !measured) {
           BOOST_OUTCOME_TRY(note_failure(mode.name, measured.error().message()));
-          (void)on_host("A", "xl destroy web1");
-          (void)on_host("B", "xl destroy web1--incoming || xl destroy web1");
+          (void)lab().exec("A", "xl destroy web1");
+          (void)lab().exec("B", "xl destroy web1--incoming || xl destroy web1");
           BOOST_OUTCOME_TRY(guest_.create());
         }
       }
@@ -548,7 +525,7 @@ class Run {
         auto result = kill_host_a(guest_, mode);
         if (!result) {
           BOOST_OUTCOME_TRY(note_failure("kill under " + mode.name, result.error().message()));
-          (void)lab({"kill", "A"});
+          (void)lab().run({"kill", "A"});
           continue;
         }
         fmt::print(stderr, "host A dies under {}: {}\n", mode.name,
@@ -650,18 +627,16 @@ class Run {
 };
 
 Result<void> run(const Options& options) {
-  ::setenv("UNDERSTUDY_LAB", lab_name().c_str(), 1);
-  ::setenv("UNDERSTUDY_BUILD_DIR", UNDERSTUDY_BUILD_DIRECTORY, 1);
   struct Down {
     ~Down() {
-      if (std::getenv("UNDERSTUDY_BENCH_KEEP") == nullptr) (void)lab({"down"});
+      if (std::getenv("UNDERSTUDY_BENCH_KEEP") == nullptr) (void)lab().run({"down"});
     }
   } down;
-  BOOST_OUTCOME_TRY(lab({"up"}, 900s));
+  BOOST_OUTCOME_TRY(lab().run({"up"}, 900s));
   for (const char* host : {"A", "B"}) {
     BOOST_OUTCOME_TRY(prepare_host(host));
   }
-  BOOST_OUTCOME_TRY(lab({"pair"}));
+  BOOST_OUTCOME_TRY(lab().run({"pair"}));
   return Run(options).all();
 }
 

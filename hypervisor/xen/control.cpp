@@ -110,21 +110,23 @@ Result<DomainFacts> Control::facts(DomainId domid) {
   return facts;
 }
 
-Result<void> Control::pause(DomainId domid) {
-  log_.begin();
-  if (::xc_domain_pause(xc_, domid) != 0) return failed("pausing", domid);
-  return ok();
-}
-
 Result<void> Control::unpause(DomainId domid) {
   log_.begin();
   if (::xc_domain_unpause(xc_, domid) != 0) return failed("unpausing", domid);
   return ok();
 }
 
-Result<void> Control::resume_suspended(DomainId domid) {
+Result<void> Control::suspend_from_outside(DomainId domid) {
   log_.begin();
-  if (::xc_domain_resume(xc_, domid, 1) != 0) return failed("resuming", domid);
+  if (::xc_domain_shutdown(xc_, domid, SHUTDOWN_suspend) != 0) return failed("suspending", domid);
+  return ok();
+}
+
+Result<void> Control::resume_suspended(DomainId domid, Method method) {
+  log_.begin();
+  // The fast way puts a return value into the guest's registers: only for one that waits for it.
+  const int fast = method == Method::cooperative ? 1 : 0;
+  if (::xc_domain_resume(xc_, domid, fast) != 0) return failed("resuming", domid);
   return ok();
 }
 
@@ -293,6 +295,40 @@ Result<std::uint64_t> Control::count_populated(DomainId domid, std::uint64_t fir
   return count;
 }
 
+Result<std::vector<Area>> Control::find_populated(DomainId domid, std::uint64_t first,
+                                                  std::uint64_t count) {
+  std::vector<Area> found;
+  const std::uint64_t end = first + count;
+  for (std::uint64_t at = first; at < end; at += kExtentsPerCall) {
+    const std::size_t part = std::min<std::uint64_t>(kExtentsPerCall, end - at);
+    std::vector<xen_pfn_t> frames(part);
+    std::vector<int> errors(part);
+    for (std::size_t i = 0; i < part; ++i) frames[i] = at + i;
+    void* const mapped =
+        ::xenforeignmemory_map(memory_, domid, PROT_READ, part, frames.data(), errors.data());
+    if (mapped == nullptr) continue;  // None of them.
+    ::xenforeignmemory_unmap(memory_, mapped, part);
+    for (std::size_t i = 0; i < part; ++i) {
+      if (errors[i] != 0) continue;
+      if (!found.empty() && found.back().first_gfn + found.back().count == at + i) {
+        ++found.back().count;
+      } else {
+        found.push_back({at + i, 1});
+      }
+    }
+  }
+  return found;
+}
+
+Result<std::uint64_t> Control::highest_frame(DomainId domid) {
+  log_.begin();
+  xen_pfn_t frame = 0;
+  if (::xc_domain_maximum_gpfn(xc_, domid, &frame) < 0) {
+    return failed("asking for the highest frame", domid);
+  }
+  return frame;
+}
+
 // --- the dirty log ---
 
 Result<std::unique_ptr<DirtyLog>> DirtyLog::open(Control& control, DomainId domid,
@@ -373,6 +409,21 @@ std::optional<std::string> Store::read(const std::string& path) {
       ::xs_read(handle_, XBT_NULL, path.c_str(), &bytes), &std::free);
   if (value == nullptr) return std::nullopt;
   return std::string(static_cast<const char*>(value.get()), bytes);
+}
+
+std::vector<std::string> Store::list(const std::string& path) {
+  unsigned count = 0;
+  // One block of memory for all of it.
+  const std::unique_ptr<char*, decltype(&std::free)> names(
+      ::xs_directory(handle_, XBT_NULL, path.c_str(), &count), &std::free);
+  std::vector<std::string> list;
+  for (unsigned i = 0; names != nullptr && i < count; ++i) list.emplace_back(names.get()[i]);
+  return list;
+}
+
+bool Store::write(const std::string& path, std::string_view value) {
+  return ::xs_write(handle_, XBT_NULL, path.c_str(), value.data(),
+                    static_cast<unsigned>(value.size()));
 }
 
 Result<bool> Store::replace(const std::string& path, std::string_view expected,

@@ -64,10 +64,14 @@ class Control {
   /// Errors: no_such.
   Result<DomainFacts> facts(DomainId domid);
 
-  Result<void> pause(DomainId domid);
   Result<void> unpause(DomainId domid);
-  /// Lets a suspended guest go on where it was ("the suspend was cancelled").
-  Result<void> resume_suspended(DomainId domid);
+  /// Brings a guest that knows nothing of it to a standstill, as if it had suspended itself. Each
+  /// vCPU stops where no request of its is under way at the device model, so this may take a
+  /// moment after the call: ask facts().
+  Result<void> suspend_from_outside(DomainId domid);
+  /// Lets a suspended guest go on where it was: a cooperative one is told that its suspend was
+  /// cancelled; the other one knows of none.
+  Result<void> resume_suspended(DomainId domid, Method method);
 
   Result<std::vector<std::byte>> hvm_context(DomainId domid);
   Result<void> set_hvm_context(DomainId domid, std::span<const std::byte> context);
@@ -87,6 +91,11 @@ class Control {
   Result<void> depopulate(DomainId domid, std::span<const std::uint64_t> gfns);
   /// How many frames from `first` on have memory, at most `most`.
   Result<std::uint64_t> count_populated(DomainId domid, std::uint64_t first, std::uint64_t most);
+  /// Which of `count` frames from `first` on have memory, as runs.
+  Result<std::vector<Area>> find_populated(DomainId domid, std::uint64_t first,
+                                           std::uint64_t count);
+  /// The highest frame that the domain ever had.
+  Result<std::uint64_t> highest_frame(DomainId domid);
 
  private:
   Control() = default;
@@ -146,6 +155,10 @@ class Store {
 
   /// Nothing if there is no such node.
   std::optional<std::string> read(const std::string& path);
+  /// The names of the nodes below it.
+  std::vector<std::string> list(const std::string& path);
+  /// Whether it was written.
+  bool write(const std::string& path, std::string_view value);
   /// Replaces `expected` by `value`, whatever others do meanwhile; false if something else is
   /// there.
   Result<bool> replace(const std::string& path, std::string_view expected, std::string_view value);

@@ -54,6 +54,24 @@ Result<GuestLayout> GuestLayout::pvh(std::uint64_t memory_kib, std::uint64_t acp
   return of(std::move(areas));
 }
 
+std::vector<Area> GuestLayout::hvm_windows(std::uint64_t memory_kib, std::uint64_t highest_frame) {
+  const std::uint64_t frames = memory_kib / 4;
+  const std::uint64_t end = highest_frame + 1;
+  std::vector<Area> windows;
+  const auto add = [&](std::uint64_t first, std::uint64_t beyond) {
+    beyond = std::min(beyond, end);
+    if (first < beyond) windows.push_back({first, beyond - first});
+  };
+  add(0, std::min(frames + kDeviceMemoryFrames, kFirmwareBegin));
+  add(kFirmwareBegin, kInterruptControllerFrame);
+  add(kInterruptControllerFrame + 1, kSpecialBegin);
+  add(kSpecialEnd, kHighMemoryBegin);
+  if (frames > kLowMemoryEnd) {
+    add(kHighMemoryBegin, kHighMemoryBegin + frames - kLowMemoryEnd + kDeviceMemoryFrames);
+  }
+  return windows;
+}
+
 std::uint64_t GuestLayout::end_gfn() const {
   return areas_.empty() ? 0 : areas_.back().first_gfn + areas_.back().count;
 }

@@ -42,12 +42,24 @@ class GuestLayout {
   /// rest from 4 GiB on. `acpi_frames` of ACPI tables are at their usual place (0: none).
   static Result<GuestLayout> pvh(std::uint64_t memory_kib, std::uint64_t acpi_frames);
 
+  /// What may be memory of an HVM guest, whose firmware and device model put some beside what its
+  /// configuration says: where to look for it. Without the special pages (rings, I/O requests) and
+  /// without what is not memory there (the interrupt controller).
+  static std::vector<Area> hvm_windows(std::uint64_t memory_kib, std::uint64_t highest_frame);
+
   static constexpr std::size_t kAreasMax = 16;
   /// The frame at which Xen's builder stops to put memory below 4 GiB, and where the ACPI tables
   /// of a PVH guest begin.
   static constexpr std::uint64_t kLowMemoryEnd = 0xf0000;
   static constexpr std::uint64_t kAcpiBegin = 0xfc000;
   static constexpr std::uint64_t kHighMemoryBegin = 0x100000;
+  /// Of an HVM guest: what its firmware takes for itself, and the special pages within it.
+  static constexpr std::uint64_t kFirmwareBegin = 0xfc000;
+  static constexpr std::uint64_t kInterruptControllerFrame = 0xfee00;
+  static constexpr std::uint64_t kSpecialBegin = 0xfeff0;
+  static constexpr std::uint64_t kSpecialEnd = 0xff000;
+  /// Memory of devices (option ROMs) begins where the guest's own ends.
+  static constexpr std::uint64_t kDeviceMemoryFrames = 0x1000;
 
   [[nodiscard]] const std::vector<Area>& areas() const { return areas_; }
   /// Pages of the linear range.

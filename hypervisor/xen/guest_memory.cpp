@@ -26,41 +26,60 @@ Result<void> GuestMemory::make_hole(std::uint64_t first, std::uint64_t count) {
   return ok();
 }
 
+Result<std::vector<int>> GuestMemory::map_run(Control& control, DomainId domid, int protection,
+                                              std::uint64_t gfn, const PageRange& run) {
+  std::vector<xen_pfn_t> frames(run.count);
+  std::vector<int> errors(run.count);
+  for (std::uint64_t i = 0; i < run.count; ++i) frames[i] = gfn + i;
+  control.log().begin();
+  void* const at = range_.bytes().data() + run.first * kPageBytes;
+  if (::xenforeignmemory_map2(control.memory(), domid, at, protection, MAP_FIXED, run.count,
+                              frames.data(), errors.data()) == nullptr) {
+    return control.log().error(errno, fmt::format("mapping the memory of domain {}", domid));
+  }
+  return errors;
+}
+
+// Linux cannot take a part out of a mapping of a guest's pages. So what has no page must not be
+// mapped in the first place: a stretch with holes is tried, taken away, and mapped run by run.
+Result<void> GuestMemory::map_stretch(Control& control, DomainId domid, int protection,
+                                      std::uint64_t gfn, const PageRange& stretch) {
+  BOOST_OUTCOME_TRY(const auto missing, map_run(control, domid, protection, gfn, stretch));
+  const auto is_hole = [](int error) { return error != 0; };
+  if (std::ranges::none_of(missing, is_hole)) return ok();
+  BOOST_OUTCOME_TRY(make_hole(stretch.first, stretch.count));
+  for (std::uint64_t i = 0; i < stretch.count;) {
+    const std::uint64_t begin = i;
+    const bool hole = missing[begin] != 0;
+    while (i < stretch.count && (missing[i] != 0) == hole) ++i;
+    const PageRange run{stretch.first + begin, i - begin};
+    if (!hole) {
+      BOOST_OUTCOME_TRY(const auto errors, map_run(control, domid, protection, gfn + begin, run));
+      if (std::ranges::any_of(errors, is_hole)) {
+        return fail(ErrorCode::try_again, "the memory of domain {} changes while it is mapped",
+                    domid);
+      }
+    } else if (!holes_.empty() && holes_.back().first + holes_.back().count == run.first) {
+      holes_.back().count += run.count;
+    } else {
+      holes_.push_back(run);
+    }
+  }
+  return ok();
+}
+
 Result<void> GuestMemory::map(Control& control, DomainId domid, Access access) {
   unmap();
   const int protection = access == Access::read_write ? PROT_READ | PROT_WRITE : PROT_READ;
   std::uint64_t base = 0;
   for (const Area& area : layout_.areas()) {
     for (std::uint64_t done = 0; done < area.count; done += kPagesPerCall) {
-      const std::uint64_t count = std::min(kPagesPerCall, area.count - done);
-      std::vector<xen_pfn_t> frames(count);
-      std::vector<int> errors(count);
-      for (std::uint64_t i = 0; i < count; ++i) frames[i] = area.first_gfn + done + i;
-      const std::uint64_t first = base + done;
-      control.log().begin();
+      const PageRange stretch{base + done, std::min(kPagesPerCall, area.count - done)};
       mapped_ = true;
-      void* const at = range_.bytes().data() + first * kPageBytes;
-      if (::xenforeignmemory_map2(control.memory(), domid, at, protection, MAP_FIXED, count,
-                                  frames.data(), errors.data()) == nullptr) {
-        const Error error =
-            control.log().error(errno, fmt::format("mapping the memory of domain {}", domid));
+      if (auto mapped = map_stretch(control, domid, protection, area.first_gfn + done, stretch);
+          !mapped) {
         unmap();
-        return error;
-      }
-      for (std::uint64_t i = 0; i < count; ++i) {
-        if (errors[i] == 0) continue;
-        const std::uint64_t begin = i;
-        while (i + 1 < count && errors[i + 1] != 0) ++i;
-        const PageRange hole{first + begin, i - begin + 1};
-        if (auto made = make_hole(hole.first, hole.count); !made) {
-          unmap();
-          return made.error();
-        }
-        if (!holes_.empty() && holes_.back().first + holes_.back().count == hole.first) {
-          holes_.back().count += hole.count;
-        } else {
-          holes_.push_back(hole);
-        }
+        return mapped.error();
       }
     }
     base += area.count;

@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <span>
+#include <vector>
 
 #include "base/mapping.h"
 #include "base/result.h"
@@ -45,6 +46,10 @@ class GuestMemory {
   GuestMemory(GuestLayout layout, Mapping range)
       : layout_(std::move(layout)), range_(std::move(range)) {}
   Result<void> make_hole(std::uint64_t first, std::uint64_t count);
+  Result<void> map_stretch(Control& control, DomainId domid, int protection, std::uint64_t gfn,
+                           const PageRange& stretch);
+  Result<std::vector<int>> map_run(Control& control, DomainId domid, int protection,
+                                   std::uint64_t gfn, const PageRange& run);
 
   GuestLayout layout_;
   Mapping range_;

@@ -16,7 +16,8 @@ constexpr microseconds kLookMin{500};
 constexpr microseconds kLookMax{10'000};
 constexpr int kLooksPerSuspension = 32;
 constexpr std::string_view kRequest = "suspend";
-constexpr unsigned kPausesMax = 16;
+/// For requests under way at the device model to be answered.
+constexpr auto kStopMax = std::chrono::seconds(5);
 
 double ms_since(Clock::time_point then) {
   return std::chrono::duration<double, std::milli>(Clock::now() - then).count();
@@ -87,19 +88,43 @@ Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid
   }
 }
 
+Result<DomainFacts> stop_guest(Control& control, DomainId domid) {
+  BOOST_OUTCOME_TRY(auto facts, control.facts(domid));
+  if (facts.suspended()) {
+    return fail(ErrorCode::try_again,
+                "the guest is suspended already: another toolstack is at work on it");
+  }
+  BOOST_OUTCOME_TRY(const auto callback, control.parameter(domid, HVM_PARAM_CALLBACK_IRQ));
+  if (callback != 0) {
+    return fail(ErrorCode::failed,
+                "the guest has begun to use PV drivers, whose state a transparent checkpoint does "
+                "not hold; end the protection, and keep them out (xen_nopv) or use type = \"pvh\"");
+  }
+  const Clock::time_point began = Clock::now();
+  BOOST_OUTCOME_TRY(control.suspend_from_outside(domid));
+  for (;;) {
+    BOOST_OUTCOME_TRY(facts, control.facts(domid));
+    if (facts.suspended()) return facts;
+    if (facts.shutdown || facts.dying) {
+      return fail(ErrorCode::failed, "the guest {} instead of standing still",
+                  facts.shutdown ? shutdown_reason(*facts.shutdown) : "was destroyed");
+    }
+    if (Clock::now() > began + kStopMax) {
+      return fail(ErrorCode::timed_out,
+                  "the guest does not stand still: its device model leaves a request unanswered");
+    }
+    std::this_thread::sleep_for(kLookMin);
+  }
+}
+
 Result<void> settle_guest(Control& control, Store& store, DomainId domid, Method method) {
   if (const auto withdrawn = store.replace(shutdown_node(domid), kRequest, ""); !withdrawn) {
     return withdrawn.error();
   }
   BOOST_OUTCOME_TRY(auto facts, control.facts(domid));
   if (facts.suspended()) {
-    BOOST_OUTCOME_TRY(control.resume_suspended(domid));
+    BOOST_OUTCOME_TRY(control.resume_suspended(domid, method));
     BOOST_OUTCOME_TRY(store.resume(domid));
-  }
-  if (method == Method::cooperative) return ok();
-  for (unsigned i = 0; facts.paused && i < kPausesMax; ++i) {
-    BOOST_OUTCOME_TRY(control.unpause(domid));
-    BOOST_OUTCOME_TRY(facts, control.facts(domid));
   }
   return ok();
 }

@@ -40,9 +40,13 @@ struct SuspendLimits {
 Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid,
                                   const SuspendLimits& limits);
 
+/// Brings a guest without PV drivers to a standstill that it does not notice; the facts as of then.
+/// Blocks. Errors as above; also failed, when the guest has taken to PV drivers meanwhile: their
+/// state would be lost.
+Result<DomainFacts> stop_guest(Control& control, DomainId domid);
+
 /// Takes back what an earlier attempt with `method` may have left: a request that nobody answered,
-/// a guest that is suspended; or, where we pause it ourselves, paused. It runs when this returns,
-/// unless an operator has paused it. Blocks.
+/// a guest that is suspended. It runs when this returns, unless an operator has paused it. Blocks.
 Result<void> settle_guest(Control& control, Store& store, DomainId domid, Method method);
 
 }  // namespace understudy::xen

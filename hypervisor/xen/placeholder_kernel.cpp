@@ -66,4 +66,21 @@ std::vector<std::byte> placeholder_kernel() {
   return octets;
 }
 
+// Documentation/x86/boot.rst of Linux has the layout.
+std::vector<std::byte> placeholder_boot_image() {
+  constexpr std::size_t kSector = 512;
+  std::vector<std::byte> octets(3 * kSector);  // Boot sector, one of setup, one of kernel.
+  const auto put = [&octets](std::size_t at, std::uint32_t value, std::size_t bytes) {
+    std::memcpy(octets.data() + at, &value, bytes);
+  };
+  put(0x1f1, 1, 1);                 // Sectors of setup.
+  put(0x1fe, 0xaa55, 2);            // A boot sector.
+  put(0x202, 0x53726448, 4);        // "HdrS"
+  put(0x206, 0x0203, 2);            // Version of the protocol.
+  put(0x211, 1, 1);                 // Loaded high.
+  put(0x22c, 0x37ffffff, 4);        // Where an initrd may lie at most.
+  put(2 * kSector, 0xfdebf4fa, 4);  // cli; hlt; jmp to hlt
+  return octets;
+}
+
 }  // namespace understudy::xen

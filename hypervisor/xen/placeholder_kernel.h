@@ -5,6 +5,10 @@
 // is the smallest image that Xen's builder accepts (an ELF file with the note that makes a PVH
 // kernel, PHYS32_ENTRY), so a backup needs neither the guest's kernel nor its initramfs, and is
 // built faster. Its one instruction halts.
+//
+// An HVM domain whose kernel is handed over by its device model (kernel= in its configuration)
+// needs one, too, of another kind: without it the device model on the backup would have other
+// devices than the one on the primary.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +16,9 @@
 
 namespace understudy::xen {
 
-/// The octets of the ELF file.
+/// For a PVH domain: the octets of an ELF file.
 std::vector<std::byte> placeholder_kernel();
+/// For an HVM domain: the octets of a Linux boot image (bzImage) that QEMU accepts.
+std::vector<std::byte> placeholder_boot_image();
 
 }  // namespace understudy::xen

@@ -11,6 +11,10 @@ extern "C" {
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <thread>
+
+#include "hypervisor/xen/control.h"
+#include "hypervisor/xen/device_model.h"
 
 namespace understudy::xen {
 namespace {
@@ -42,6 +46,13 @@ void set_text(char*& field, const std::string* value) {
   field = value == nullptr ? nullptr : ::strdup(value->c_str());
 }
 
+void set_list(libxl_string_list& field, const std::vector<std::string>& values) {
+  ::libxl_string_list_dispose(&field);
+  field = static_cast<char**>(std::calloc(values.size() + 1, sizeof(char*)));
+  for (std::size_t i = 0; field != nullptr && i < values.size(); ++i)
+    field[i] = ::strdup(values[i].c_str());
+}
+
 /// libxl's errors are negative numbers of its own.
 Error libxl_error(XenLog& log, int code, std::string_view what) {
   const auto remedy = code == ERROR_NOMEM             ? ErrorCode::no_resources
@@ -61,16 +72,98 @@ bool is_installed_script(const char* script) {
          ::access((std::string(kScriptFolder) + std::string(name)).c_str(), X_OK) == 0;
 }
 
+bool is_on(libxl_defbool value) {
+  return !::libxl_defbool_is_default(value) && ::libxl_defbool_val(value);
+}
+
+bool is_given(const libxl_string_list& list) {
+  return list != nullptr && list[0] != nullptr;
+}
+
+bool is_standbys(const libxl_string_list& list) {
+  const auto& ours = DeviceModel::arguments_of_standby();
+  std::size_t i = 0;
+  for (; list != nullptr && list[i] != nullptr; ++i) {
+    if (i >= ours.size() || ours[i] != list[i]) return false;
+  }
+  return i == ours.size();
+}
+
+/// The arguments that a device model of ours was once started with are not the domain's.
+void forget_arguments_of_standby(libxl_domain_config& config) {
+  if (config.c_info.type != LIBXL_DOMAIN_TYPE_HVM || !is_standbys(config.b_info.extra_hvm)) return;
+  ::libxl_string_list_dispose(&config.b_info.extra_hvm);
+  config.b_info.extra_hvm = nullptr;
+}
+
+/// While it lives, tells libxl that the device model of the domain of that name runs: libxl waits
+/// for that word, and a device model that waits for its state does not give it.
+class DeviceModelHerald {
+ public:
+  explicit DeviceModelHerald(std::string name)
+      : thread_([name = std::move(name)](const std::stop_token& end) { herald(name, end); }) {}
+
+ private:
+  static void herald(const std::string& name, const std::stop_token& end) {
+    auto store = Store::open();
+    if (!store) return;
+    const std::string models = "/local/domain/0/device-model";
+    while (!end.stop_requested()) {
+      for (const std::string& domid : store.value()->list(models)) {
+        if (store.value()->read("/local/domain/" + domid + "/name") != name) continue;
+        std::error_code error;
+        // Its monitor is there when its devices are.
+        if (!std::filesystem::exists(DeviceModel::monitor_of(static_cast<DomainId>(
+                                         std::strtoul(domid.c_str(), nullptr, 10))),
+                                     error))
+          continue;
+        (void)store.value()->write(models + "/" + domid + "/state", "running");
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+  }
+
+  std::jthread thread_;
+};
+
+// What an HVM domain has, beside what any domain may have, that we cannot carry over, or that a
+// peer must not choose.
+std::optional<std::string> hvm_obstacle_in(const libxl_domain_build_info& build) {
+  const auto& hvm = build.u.hvm;
+  if (build.device_model_version != LIBXL_DEVICE_MODEL_VERSION_QEMU_XEN &&
+      build.device_model_version != LIBXL_DEVICE_MODEL_VERSION_UNKNOWN) {
+    return "its device model is not Xen's QEMU";
+  }
+  if (is_given(build.extra) || is_given(build.extra_hvm)) {
+    return "its device model is given arguments of its own";
+  }
+  if (is_on(build.dm_restrict)) return "its device model is restricted (dm_restrict)";
+  if (hvm.system_firmware != nullptr || hvm.smbios_firmware != nullptr ||
+      hvm.acpi_firmware != nullptr || hvm.firmware != nullptr) {
+    return "it has firmware of its own";
+  }
+  if (hvm.vga.kind != LIBXL_VGA_INTERFACE_TYPE_NONE) {
+    return "it has a graphics adapter, whose memory moves about in the guest's; set vga = \"none\" "
+           "and use its serial console";
+  }
+  if (is_on(hvm.vnc.enable) || is_on(hvm.sdl.enable) || is_on(hvm.spice.enable)) {
+    return "its screen is served by its device model; set vnc = 0";
+  }
+  if (is_on(hvm.gfx_passthru)) return "it has a graphics adapter passed through";
+  if (is_on(hvm.usb) || hvm.usbdevice != nullptr || is_given(hvm.usbdevice_list)) {
+    return "it has USB devices";
+  }
+  if (hvm.soundhw != nullptr) return "it has a sound device";
+  if (is_on(build.nested_hvm)) return "it is a host of guests itself (nestedhvm)";
+  return std::nullopt;
+}
+
 // What such a domain has that we cannot carry over. Both hosts ask: the backup runs nothing that a
 // peer chose (scripts, device models), whatever the configuration says.
 std::optional<std::string> obstacle_in(const libxl_domain_config& config) {
-  if (config.c_info.type == LIBXL_DOMAIN_TYPE_PV) {
-    return "it is a PV domain: Debian's Xen is built without shadow paging, so it keeps no log of "
-           "the pages that a PV domain writes; use type = \"pvh\"";
-  }
-  if (config.c_info.type != LIBXL_DOMAIN_TYPE_PVH) {
-    return "it is an HVM domain: its device model's state cannot be carried over yet; use type = "
-           "\"pvh\"";
+  if (config.c_info.type == LIBXL_DOMAIN_TYPE_PV) return "it is a PV domain";
+  if (config.c_info.type != LIBXL_DOMAIN_TYPE_PVH && config.c_info.type != LIBXL_DOMAIN_TYPE_HVM) {
+    return "it is of a kind that is not known";
   }
   if (config.b_info.device_model_stubdomain.val > 0 || config.b_info.device_model != nullptr) {
     return "it has a device model of its own";
@@ -104,9 +197,9 @@ std::optional<std::string> obstacle_in(const libxl_domain_config& config) {
         "it is ballooned: it has {} of {} KiB; set memory and maxmem to the same amount",
         config.b_info.target_memkb, config.b_info.max_memkb);
   }
-  if (::libxl_defbool_is_default(config.c_info.driver_domain) == false &&
-      ::libxl_defbool_val(config.c_info.driver_domain)) {
-    return "it is a driver domain";
+  if (is_on(config.c_info.driver_domain)) return "it is a driver domain";
+  if (config.c_info.type == LIBXL_DOMAIN_TYPE_HVM) {
+    if (auto obstacle = hvm_obstacle_in(config.b_info)) return obstacle;
   }
   for (int i = 0; i < config.num_nics; ++i) {
     const libxl_device_nic& nic = config.nics[i];
@@ -120,6 +213,9 @@ std::optional<std::string> obstacle_in(const libxl_domain_config& config) {
     if (nic.bridge == nullptr || *nic.bridge == 0) {
       return fmt::format("its interface {} is on no bridge", i);
     }
+    if (config.c_info.type == LIBXL_DOMAIN_TYPE_HVM && nic.nictype == LIBXL_NIC_TYPE_VIF) {
+      return fmt::format("its interface {} is for PV drivers only (type=vif)", i);
+    }
   }
   return std::nullopt;
 }
@@ -130,6 +226,8 @@ DomainSettings settings_of(const libxl_domain_config& config, std::string json) 
   settings.name = config.c_info.name != nullptr ? config.c_info.name : "";
   for (const std::uint8_t octet : config.c_info.uuid.uuid)
     settings.uuid += fmt::format("{:02x}", octet);
+  settings.hvm = config.c_info.type == LIBXL_DOMAIN_TYPE_HVM;
+  settings.kernel = config.b_info.kernel != nullptr;
   settings.vcpus = static_cast<unsigned>(std::max(1, config.b_info.max_vcpus));
   settings.memory_kib = config.b_info.target_memkb;
   settings.memory_max_kib = config.b_info.max_memkb;
@@ -141,6 +239,7 @@ DomainSettings settings_of(const libxl_domain_config& config, std::string json) 
                 facts.mac.octets.begin());
     facts.number = nic.devid >= 0 ? nic.devid : i;
     if (nic.ifname != nullptr) facts.device = nic.ifname;
+    facts.emulated = settings.hvm;
     settings.nics.push_back(std::move(facts));
   }
   settings.obstacle = obstacle_in(config);
@@ -197,6 +296,7 @@ Result<DomainSettings> Toolstack::settings_of(DomainId domid) {
       code != 0) {
     return libxl_error(log_, code, fmt::format("reading the configuration of domain {}", domid));
   }
+  forget_arguments_of_standby(*(&config));
   const std::unique_ptr<char, decltype(&std::free)> json(
       ::libxl_domain_config_to_json(context_, &config), &std::free);
   if (json == nullptr) {
@@ -240,10 +340,15 @@ Result<DomainId> Toolstack::create_paused(const DomainSettings& settings, const 
   const std::string kernel_path = kernel.string();
   set_text(config->c_info.name, &name);
   config->c_info.domid = INVALID_DOMID;
-  set_text(config->b_info.kernel, &kernel_path);
+  set_text(config->b_info.kernel, settings.kernel ? &kernel_path : nullptr);
   set_text(config->b_info.ramdisk, nullptr);
   set_text(config->b_info.cmdline, nullptr);
   set_text(config->b_info.bootloader, nullptr);
+  std::optional<DeviceModelHerald> herald;
+  if (settings.hvm) {
+    set_list(config->b_info.extra_hvm, DeviceModel::arguments_of_standby());
+    herald.emplace(name);
+  }
   DomainId domid = INVALID_DOMID;
   if (const int code = ::libxl_domain_create_new(context_, &config, &domid, nullptr, nullptr);
       code != 0) {

@@ -27,15 +27,18 @@ using DomainId = std::uint32_t;
 struct NicFacts {
   std::string bridge;
   MacAddress mac;
-  int number = 0;      ///< libxl's devid.
-  std::string device;  ///< The configured name of its interface in dom0; empty: libxl's default.
+  int number = 0;         ///< libxl's devid.
+  std::string device;     ///< The configured name of its interface in dom0; empty: libxl's default.
+  bool emulated = false;  ///< The device model emulates it, too (HVM).
 };
 
 /// What a domain's configuration says.
 struct DomainSettings {
   std::string json;  ///< libxl's own form of it.
   std::string name;
-  std::string uuid;  ///< 32 hexadecimal digits.
+  std::string uuid;     ///< 32 hexadecimal digits.
+  bool hvm = false;     ///< Has firmware and a device model; PVH otherwise.
+  bool kernel = false;  ///< Is started with a kernel of its configuration, not from a disk.
   unsigned vcpus = 1;
   std::uint64_t memory_kib = 0;      ///< That the guest is to have now.
   std::uint64_t memory_max_kib = 0;  ///< That it is built for.
@@ -64,8 +67,9 @@ class Toolstack {
   /// Memory that a domain of these settings takes in all.
   Result<std::uint64_t> needed_bytes(const DomainSettings& settings);
 
-  /// Makes a domain of these settings under another name, paused; its kernel is `kernel` and
-  /// nothing else is loaded. On an error nothing is left.
+  /// Makes a domain of these settings under another name, paused; its kernel, if it has one, is
+  /// `kernel` and nothing else is loaded. A device model waits for its state
+  /// (DeviceModel::arguments_of_standby). On an error nothing is left.
   Result<DomainId> create_paused(const DomainSettings& settings, const std::string& name,
                                  const std::filesystem::path& kernel);
   /// Ends a domain and all that belongs to it. A domain that is gone is no error.

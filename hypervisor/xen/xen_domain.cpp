@@ -18,14 +18,24 @@ constexpr std::uint64_t kSpecialPagesMax = 512;
 
 constexpr std::chrono::microseconds kUsualStopMax = std::chrono::seconds(1);
 
+std::string target_node(DomainId domid) {
+  return fmt::format("/local/domain/{}/memory/target", domid);
+}
+
 double ms_since(Clock::time_point then) {
   return std::chrono::duration<double, std::milli>(Clock::now() - then).count();
 }
 
-Result<GuestState> read_state(Control& control, DomainId domid, Method method) {
+// `device_model` stands still; there is none where the guest has none.
+Result<GuestState> read_state(Control& control, DomainId domid, Method method,
+                              DeviceModel* device_model) {
   GuestState state;
   state.method = method;
   const auto began = Clock::now();
+  if (device_model != nullptr) {
+    BOOST_OUTCOME_TRY(state.device_model, device_model->save_state());
+  }
+  const double device_model_ms = ms_since(began);
   BOOST_OUTCOME_TRY(state.hvm_context, control.hvm_context(domid));
   const double context_ms = ms_since(began);
   for (const auto numbers : {fixed_parameters(), carried_parameters()}) {
@@ -35,8 +45,8 @@ Result<GuestState> read_state(Control& control, DomainId domid, Method method) {
     }
   }
   BOOST_OUTCOME_TRY(state.tsc, control.tsc(domid));
-  spdlog::trace("xen: domain={} context_ms={:.2f} state_ms={:.2f}", domid, context_ms,
-                ms_since(began));
+  spdlog::trace("xen: domain={} device_model_ms={:.2f} context_ms={:.2f} state_ms={:.2f}", domid,
+                device_model_ms, context_ms - device_model_ms, ms_since(began));
   return state;
 }
 
@@ -72,7 +82,13 @@ Error XenDomain::in(const Error& error) const {
 }
 
 Task<Result<void>> XenDomain::settle() {
-  const auto work = [this] {
+  const auto work = [this]() -> Result<void> {
+    // A device model that an earlier agent stopped goes on first: the guest needs it.
+    if (!cooperative()) {
+      BOOST_OUTCOME_TRY(connect_device_model());
+      BOOST_OUTCOME_TRY(device_model_->log_writes(false));
+      BOOST_OUTCOME_TRY(device_model_->go_on());
+    }
     return settle_guest(*thread_->control, *thread_->store, identity_.domid,
                         identity_.description.method);
   };
@@ -80,6 +96,14 @@ Task<Result<void>> XenDomain::settle() {
   unsettled_ = true;
   life_->resume_strays();
   co_return settled;
+}
+
+Result<void> XenDomain::connect_device_model() {
+  device_model_.reset();
+  BOOST_OUTCOME_TRY(device_model_,
+                    DeviceModel::connect(DeviceModel::monitor_of(identity_.domid),
+                                         device_model_scratch(*host_, identity_.domid)));
+  return ok();
 }
 
 Task<Result<void>> XenDomain::start_tracking() {
@@ -96,6 +120,13 @@ Task<Result<void>> XenDomain::start_tracking() {
   // Mapped after the log is on: what is written from now on is either seen by the first copy or
   // told by the log.
   const auto map = [this]() -> Result<std::uint64_t> {
+    if (!cooperative()) {
+      BOOST_OUTCOME_TRY(connect_device_model());
+      BOOST_OUTCOME_TRY(device_model_->log_writes(true));
+    }
+    // Pages that the guest has given up go when nobody maps them any more.
+    memory_.unmap();
+    mapped_target_ = thread_->store->read(target_node(identity_.domid));
     BOOST_OUTCOME_TRY(const auto facts, thread_->control->facts(identity_.domid));
     BOOST_OUTCOME_TRY(
         memory_.map(*thread_->control, identity_.domid, GuestMemory::Access::read_only));
@@ -149,32 +180,62 @@ Task<Result<void>> XenDomain::stop_tracking() {
   life_->meaning().vanishing_is_death = false;
   const auto unmap = [this]() -> Result<void> {
     memory_.unmap();
-    return ok();
+    if (device_model_ == nullptr) return ok();
+    const auto told = device_model_->log_writes(false);
+    device_model_.reset();
+    return told;
   };
   co_return co_await thread_->thread.run(unmap);
+}
+
+// On the domain's thread.
+Result<DomainFacts> XenDomain::stop(const SuspendLimits& limits) {
+  Control& control = *thread_->control;
+  const DomainId domid = identity_.domid;
+  if (unsettled_) {
+    if (!cooperative()) {
+      BOOST_OUTCOME_TRY(connect_device_model());
+      BOOST_OUTCOME_TRY(device_model_->go_on());
+      BOOST_OUTCOME_TRY(device_model_->log_writes(memory_.mapped()));
+    }
+    BOOST_OUTCOME_TRY(settle_guest(control, *thread_->store, domid, identity_.description.method));
+  }
+  // What the guest gives up stays in our mapping, and counts as its own until that goes: Xen's
+  // count of pages tells only of what a guest gets. (It is looked at in pause().)
+  if (memory_.mapped()) {
+    const auto target = thread_->store->read(target_node(domid));
+    if (target != mapped_target_) {
+      return fail(ErrorCode::try_again,
+                  "its memory is ballooned from {} to {} KiB: all of it is copied again",
+                  mapped_target_.value_or("?"), target.value_or("?"));
+    }
+  }
+  if (cooperative()) return suspend_guest(control, *thread_->store, domid, limits);
+  if (device_model_ == nullptr) {
+    BOOST_OUTCOME_TRY(connect_device_model());
+  }
+  BOOST_OUTCOME_TRY(const auto facts, stop_guest(control, domid));
+  // No vCPU waits for it any more, so it has no request under way; from here on no frame comes in
+  // or goes out.
+  if (auto stopped = device_model_->stop(); !stopped) {
+    const auto gone = control.resume_suspended(domid, identity_.description.method);
+    if (gone) (void)thread_->store->resume(domid);
+    return stopped.error();
+  }
+  return facts;
 }
 
 Task<Result<void>> XenDomain::pause() {
   if (phase_ != Phase::running) co_return fail(ErrorCode::internal, "pause: already paused");
   // From the first suspension on, xl's process that watches this domain is gone.
-  if (cooperative()) life_->meaning().remove_rest = true;
+  life_->meaning().remove_rest = true;
   life_->expect_suspension();
   SuspendLimits limits;
   limits.answer = host_->options.suspend_timeout;
   limits.usual = usual_stop_;
-  const auto stop = [this, &limits]() -> Result<DomainFacts> {
-    Control& control = *thread_->control;
-    const DomainId domid = identity_.domid;
-    if (unsettled_) {
-      BOOST_OUTCOME_TRY(
-          settle_guest(control, *thread_->store, domid, identity_.description.method));
-    }
-    if (cooperative()) return suspend_guest(control, *thread_->store, domid, limits);
-    BOOST_OUTCOME_TRY(control.pause(domid));
-    return control.facts(domid);
-  };
+  const auto work = [this, &limits] { return stop(limits); };
   const auto asked = Clock::now();
-  const auto stopped = co_await thread_->thread.run(stop);
+  const auto stopped = co_await thread_->thread.run(work);
   if (!stopped) {
     unsettled_ = stopped.error().code() != ErrorCode::try_again;
     if (unsettled_) life_->resume_strays();
@@ -190,7 +251,7 @@ Task<Result<void>> XenDomain::pause() {
   spdlog::trace("xen: domain={} stop_ms={:.2f}", identity_.domid, ms_since(asked));
   if (memory_.mapped() && stopped.value().pages != mapped_pages_) {
     co_return co_await run_on(fail(ErrorCode::try_again,
-                                   "its memory was ballooned from {} to {} pages: all of it is "
+                                   "its memory is ballooned from {} to {} pages: all of it is "
                                    "copied again",
                                    mapped_pages_, stopped.value().pages));
   }
@@ -202,8 +263,8 @@ Task<Result<void>> XenDomain::pause() {
 void XenDomain::collect() {
   collection_ = std::make_shared<Collection>();
   thread_->thread.post([this, collection = collection_, executor = host_->executor] {
-    auto state = std::make_shared<Result<GuestState>>(
-        read_state(*thread_->control, identity_.domid, identity_.description.method));
+    auto state = std::make_shared<Result<GuestState>>(read_state(
+        *thread_->control, identity_.domid, identity_.description.method, device_model_.get()));
     asio::post(executor, [collection, state] {
       collection->state.emplace(std::move(*state));
       collection->changed.notify_all();
@@ -237,12 +298,14 @@ Task<Result<void>> XenDomain::let_run() {
   co_await wait_for_collection();
   collection_.reset();
   const auto go = [this]() -> Result<void> {
-    return cooperative() ? thread_->control->resume_suspended(identity_.domid)
-                         : thread_->control->unpause(identity_.domid);
+    if (!cooperative()) {
+      BOOST_OUTCOME_TRY(device_model_->go_on());
+    }
+    return thread_->control->resume_suspended(identity_.domid, identity_.description.method);
   };
   const auto asked = Clock::now();
   const auto gone = co_await thread_->thread.run(go);
-  if (gone && cooperative()) {
+  if (gone) {
     // The guest runs; xenstored may hear of it a moment later, but before the next suspension.
     thread_->thread.post([thread = thread_.get(), domid = identity_.domid] {
       if (auto told = thread->store->resume(domid); !told)

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "hypervisor/domain.h"
+#include "hypervisor/xen/device_model.h"
+#include "hypervisor/xen/guest_checks.h"
 #include "hypervisor/xen/guest_memory.h"
 #include "hypervisor/xen/guest_suspend.h"
 #include "hypervisor/xen/xen_guest.h"
@@ -29,6 +31,9 @@ class XenDomain final : public Domain {
   std::string accelerator_name() const override { return "xen"; }
   std::string checkpoint_method() const override {
     return std::string(to_string(identity_.description.method));
+  }
+  std::string checkpoint_method_reason() const override {
+    return std::string(reason_for(identity_.description.method));
   }
   TrackingMethod tracking() const override { return TrackingMethod::log_dirty; }
   std::string tracking_reason() const override { return {}; }
@@ -57,6 +62,8 @@ class XenDomain final : public Domain {
   XenDomain(std::shared_ptr<XenHost> host, GuestIdentity identity, std::shared_ptr<Life> life,
             std::unique_ptr<GuestThread> thread, std::unique_ptr<Control> control,
             GuestMemory memory);
+  [[nodiscard]] Result<void> connect_device_model();
+  [[nodiscard]] Result<DomainFacts> stop(const SuspendLimits& limits);
   [[nodiscard]] bool cooperative() const {
     return identity_.description.method == Method::cooperative;
   }
@@ -73,12 +80,15 @@ class XenDomain final : public Domain {
   std::unique_ptr<DirtyLog> log_;
   GuestMemory memory_;
   std::uint64_t mapped_pages_ = 0;  ///< How many pages the domain had when it was mapped.
-  DirtySet first_pages_;            ///< To be told by the next take_dirty(), besides the log.
+  /// How much memory its toolstack wanted it to have then, as xenstore says it.
+  std::optional<std::string> mapped_target_;
+  DirtySet first_pages_;  ///< To be told by the next take_dirty(), besides the log.
   Phase phase_ = Phase::running;
   bool unsettled_ = false;  ///< A step failed: look at the guest before the next attempt.
   std::chrono::microseconds usual_stop_{0};  ///< A moving mean of successful pauses.
   std::shared_ptr<Collection> collection_;
-  std::unique_ptr<GuestThread> thread_;  ///< Last: it is done before the others go.
+  std::unique_ptr<DeviceModel> device_model_;  ///< Of the domain's thread; transparent only.
+  std::unique_ptr<GuestThread> thread_;        ///< Last: it is done before the others go.
 };
 
 }  // namespace understudy::xen

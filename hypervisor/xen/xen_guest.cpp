@@ -37,7 +37,7 @@ void Life::resume_strays() {
 }
 
 void Life::resume_stray() {
-  auto resumed = control_->resume_suspended(domid_);
+  auto resumed = control_->resume_suspended(domid_, meaning_.method);
   if (resumed && store_ == nullptr) {
     auto opened = Store::open();
     if (opened) store_ = std::move(opened.value());
@@ -141,10 +141,17 @@ std::vector<OutputInterface> outputs_of(DomainId domid, const DomainSettings& se
   std::vector<OutputInterface> outputs;
   outputs.reserve(settings.nics.size());
   for (const NicFacts& nic : settings.nics) {
-    outputs.push_back({nic.device.empty() ? fmt::format("vif{}.{}", domid, nic.number) : nic.device,
-                       nic.bridge, nic.mac});
+    std::string device =
+        nic.device.empty() ? fmt::format("vif{}.{}", domid, nic.number) : nic.device;
+    // The guest has both; without PV drivers, it speaks through the device model's only.
+    if (nic.emulated) device += "-emu";
+    outputs.push_back({std::move(device), nic.bridge, nic.mac});
   }
   return outputs;
+}
+
+std::filesystem::path device_model_scratch(const XenHost& host, DomainId domid) {
+  return host.options.runtime_directory / fmt::format("device-model-{}", domid);
 }
 
 std::string standby_name(const std::string& name) {

@@ -40,6 +40,8 @@ class Life {
     bool remove_rest = false;
     /// If the domain vanishes, it was killed. Otherwise its toolstack ended it in order.
     bool vanishing_is_death = false;
+    /// How it is suspended, and so how a stray is resumed.
+    Method method = Method::cooperative;
   };
 
   static Result<std::shared_ptr<Life>> watch(std::shared_ptr<XenHost> host, DomainId domid,
@@ -114,6 +116,8 @@ struct RecordedGuest {
 
 /// Where the frames of a domain with these NICs come out.
 std::vector<OutputInterface> outputs_of(DomainId domid, const DomainSettings& settings);
+/// Where states of a domain's device model pass through.
+std::filesystem::path device_model_scratch(const XenHost& host, DomainId domid);
 
 /// "d1" to "d1--standby": the name of a domain that only holds an image.
 std::string standby_name(const std::string& name);

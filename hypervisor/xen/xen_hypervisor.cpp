@@ -7,6 +7,7 @@
 #include <fstream>
 #include <utility>
 
+#include "hypervisor/xen/guest_checks.h"
 #include "hypervisor/xen/xen_domain.h"
 #include "hypervisor/xen/xen_guest.h"
 #include "hypervisor/xen/xen_standby.h"
@@ -146,45 +147,51 @@ class XenHypervisor final : public Hypervisor {
 
   Result<GuestDescription> describe(const DomainFacts& facts, const DomainSettings& settings) {
     xen::Control& control = *host_->slow_control;
-    if (!facts.translated) {
-      return fail(ErrorCode::config, "{} cannot be protected: it is a PV domain", settings.name);
-    }
-    if (!facts.hap) {
-      return fail(ErrorCode::config,
-                  "{} cannot be protected: it runs without hardware assisted paging (hap), and "
-                  "Debian's Xen keeps no log of written pages without",
-                  settings.name);
-    }
     if (facts.shutdown) {
       return fail(ErrorCode::unavailable, "{} does not run: the guest {}", settings.name,
                   xen::shutdown_reason(*facts.shutdown));
     }
-    if (host_->options.method == "transparent") {
-      return fail(ErrorCode::config,
-                  "{} cannot be protected: its PV drivers' state lies outside its memory, so the "
-                  "transparent method would lose it",
-                  settings.name);
-    }
     GuestDescription guest;
     guest.libxl = settings.json;
     guest.xen_version = host_->version;
-    guest.method = Method::cooperative;
     BOOST_OUTCOME_TRY(const auto callback, control.parameter(facts.domid, HVM_PARAM_CALLBACK_IRQ));
-    if (callback == 0) {
-      return fail(ErrorCode::unavailable,
-                  "{} shows no PV drivers, so it cannot be asked to suspend; is it still booting?",
-                  settings.name);
-    }
-    BOOST_OUTCOME_TRY(
-        const auto acpi_frames,
-        control.count_populated(facts.domid, GuestLayout::kAcpiBegin, kAcpiFramesMax));
-    BOOST_OUTCOME_TRY(guest.layout, GuestLayout::pvh(settings.memory_max_kib, acpi_frames));
+    const auto method = xen::choose_method({.translated = facts.translated,
+                                            .hap = facts.hap,
+                                            .hvm = settings.hvm,
+                                            .pv_drivers = callback != 0},
+                                           host_->options.method);
+    if (!method) return method.error().in(settings.name + " cannot be protected");
+    guest.method = method.value();
+    BOOST_OUTCOME_TRY(guest.layout,
+                      settings.hvm ? hvm_layout(facts, settings) : pvh_layout(facts, settings));
     for (const std::uint64_t number : xen::fixed_parameters()) {
       BOOST_OUTCOME_TRY(const auto value, control.parameter(facts.domid, number));
       guest.parameters.push_back({number, value});
     }
     BOOST_OUTCOME_TRY(control.read_processor(facts.domid, guest));
     return guest;
+  }
+
+  Result<GuestLayout> pvh_layout(const DomainFacts& facts, const DomainSettings& settings) {
+    BOOST_OUTCOME_TRY(
+        const auto acpi_frames,
+        host_->slow_control->count_populated(facts.domid, GuestLayout::kAcpiBegin, kAcpiFramesMax));
+    return GuestLayout::pvh(settings.memory_max_kib, acpi_frames);
+  }
+
+  Result<GuestLayout> hvm_layout(const DomainFacts& facts, const DomainSettings& settings) {
+    xen::Control& control = *host_->slow_control;
+    BOOST_OUTCOME_TRY(const auto highest, control.highest_frame(facts.domid));
+    std::vector<xen::Area> areas;
+    for (const xen::Area& window : GuestLayout::hvm_windows(settings.memory_max_kib, highest)) {
+      BOOST_OUTCOME_TRY(const auto found,
+                        control.find_populated(facts.domid, window.first_gfn, window.count));
+      areas.insert(areas.end(), found.begin(), found.end());
+    }
+    for (const xen::Area& area : areas)
+      spdlog::debug("xen: domain={} memory from frame {:#x} on: {}", facts.domid, area.first_gfn,
+                    area.count);
+    return GuestLayout::of(std::move(areas));
   }
 
   Result<GuestIdentity> recognised(const RecordedGuest& recorded) {
@@ -229,11 +236,10 @@ class XenHypervisor final : public Hypervisor {
       refuse("config", guest.error().message());
       return list;
     }
-    if (guest.value().xen_version == host_->version) {
-      fine("xen", host_->version);
+    if (const auto differs = xen::version_obstacle(host_->version, guest.value().xen_version)) {
+      refuse("xen", *differs);
     } else {
-      refuse("xen", fmt::format("version {} here, {} on the primary: the formats of state differ",
-                                host_->version, guest.value().xen_version));
+      fine("xen", host_->version);
     }
     const auto settings = host_->toolstack->settings_from(guest.value().libxl);
     if (!settings) {
@@ -284,7 +290,8 @@ class XenHypervisor final : public Hypervisor {
 
   Result<std::unique_ptr<Domain>> take(GuestIdentity identity) {
     BOOST_OUTCOME_TRY(auto life, Life::watch(host_, identity.domid, identity.uuid,
-                                             Life::Meaning{.remove_rest = identity.made_here}));
+                                             Life::Meaning{.remove_rest = identity.made_here,
+                                                           .method = identity.description.method}));
     BOOST_OUTCOME_TRY(auto thread, GuestThread::open());
     BOOST_OUTCOME_TRY(auto domain, xen::XenDomain::take(host_, std::move(identity), std::move(life),
                                                         std::move(thread)));

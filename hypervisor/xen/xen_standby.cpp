@@ -22,9 +22,9 @@ double ms_since(Clock::time_point then) {
   return std::chrono::duration<double, std::milli>(Clock::now() - then).count();
 }
 
-Result<fs::path> write_placeholder(const fs::path& directory) {
-  const fs::path path = directory / "placeholder-kernel";
-  const auto octets = placeholder_kernel();
+Result<fs::path> write_placeholder(const fs::path& directory, bool hvm) {
+  const fs::path path = directory / (hvm ? "placeholder-boot-image" : "placeholder-kernel");
+  const auto octets = hvm ? placeholder_boot_image() : placeholder_kernel();
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   file.write(reinterpret_cast<const char*>(octets.data()),
              static_cast<std::streamsize>(octets.size()));
@@ -56,7 +56,8 @@ Result<GuestIdentity> XenStandby::make_domain(XenHost& host, const DomainConfig&
   identity.made_here = true;
   BOOST_OUTCOME_TRY(identity.description, GuestDescription::from_text(config.xen));
   BOOST_OUTCOME_TRY(const auto settings, host.toolstack->settings_from(identity.description.libxl));
-  BOOST_OUTCOME_TRY(const auto kernel, write_placeholder(host.options.runtime_directory));
+  BOOST_OUTCOME_TRY(const auto kernel,
+                    write_placeholder(host.options.runtime_directory, settings.hvm));
   const auto began = Clock::now();
   BOOST_OUTCOME_TRY(identity.domid,
                     host.toolstack->create_paused(settings, standby_name(config.name), kernel));
@@ -89,8 +90,25 @@ Result<void> XenStandby::prepare(XenHost& host, GuestIdentity& identity, GuestMe
   }
   BOOST_OUTCOME_TRY(control.set_processor(domid, identity.description));
   BOOST_OUTCOME_TRY(memory.map(control, domid, GuestMemory::Access::read_write));
+  if (identity.description.method == Method::transparent) {
+    BOOST_OUTCOME_TRY(add_missing(control, domid, memory));
+  }
   clear(memory.bytes());
   return ok();
+}
+
+// What an HVM guest's firmware has added on the primary, it would add here only by running.
+Result<void> XenStandby::add_missing(Control& control, DomainId domid, GuestMemory& memory) {
+  std::vector<std::uint64_t> missing;
+  for (const PageRange& hole : memory.holes()) {
+    for (std::uint64_t page = hole.first; page < hole.first + hole.count; ++page)
+      missing.push_back(memory.layout().gfn_of(page));
+  }
+  if (missing.empty()) return ok();
+  spdlog::debug("xen: standby domain={} gets {} pages of firmware and devices", domid,
+                missing.size());
+  BOOST_OUTCOME_TRY(control.populate(domid, missing));
+  return memory.map(control, domid, GuestMemory::Access::read_write);
 }
 
 Task<Result<std::unique_ptr<XenStandby>>> XenStandby::build(std::shared_ptr<XenHost> host,
@@ -100,16 +118,30 @@ Task<Result<std::unique_ptr<XenStandby>>> XenStandby::build(std::shared_ptr<XenH
   BOOST_OUTCOME_CO_TRY(auto thread, GuestThread::open());
   const auto make = [&] { return make_domain(*host, config, memory); };
   BOOST_OUTCOME_CO_TRY(auto identity, co_await host->slow.run(make));
-  auto life = Life::watch(host, identity.domid, identity.uuid,
-                          Life::Meaning{.remove_rest = true, .vanishing_is_death = true});
+  auto life = Life::watch(
+      host, identity.domid, identity.uuid,
+      Life::Meaning{
+          .remove_rest = true, .vanishing_is_death = true, .method = identity.description.method});
   if (!life) {
     memory.unmap();
     const auto undo = [&] { return host->toolstack->destroy(identity.domid); };
     static_cast<void>(co_await host->slow.run(undo));
     co_return life.error();
   }
-  co_return std::unique_ptr<XenStandby>(new XenStandby(
+  std::unique_ptr<XenStandby> standby(new XenStandby(
       host, std::move(identity), std::move(life.value()), std::move(thread), std::move(memory)));
+  if (standby->identity_.description.method == Method::transparent) {
+    XenStandby* const made = standby.get();
+    const auto connect = [made]() -> Result<void> {
+      const DomainId domid = made->identity_.domid;
+      BOOST_OUTCOME_TRY(made->device_model_,
+                        DeviceModel::connect(DeviceModel::monitor_of(domid),
+                                             device_model_scratch(*made->host_, domid)));
+      return ok();
+    };
+    BOOST_OUTCOME_CO_TRY(co_await made->thread_->thread.run(connect));
+  }
+  co_return std::move(standby);
 }
 
 XenStandby::XenStandby(std::shared_ptr<XenHost> host, GuestIdentity identity,
@@ -133,8 +165,11 @@ void XenStandby::end() {
   spent_ = true;
   life_->end(DomainExit::Kind::destroyed, "discarded");
   memory_.unmap();
-  host_->slow.post([toolstack = host_->toolstack.get(), domid = identity_.domid] {
-    if (auto destroyed = toolstack->destroy(domid); !destroyed)
+  host_->slow.post([host = host_.get(), domid = identity_.domid, uuid = identity_.uuid] {
+    // Somebody may have destroyed it before us; its number may be another's by now.
+    const auto facts = host->slow_control->facts(domid);
+    if (!facts || facts.value().uuid != uuid) return;
+    if (auto destroyed = host->toolstack->destroy(domid); !destroyed)
       spdlog::warn("xen: {}", destroyed.error().message());
   });
 }
@@ -165,7 +200,10 @@ Task<Result<std::unique_ptr<Domain>>> XenStandby::promote(std::span<const std::b
         if (auto renamed = toolstack->rename(domid, name); !renamed)
           spdlog::warn("xen: {}", renamed.error().message());
       });
-  thread_->thread.post([this] { memory_.unmap(); });
+  thread_->thread.post([this] {
+    memory_.unmap();
+    device_model_.reset();
+  });
   co_return std::move(domain.value());
 }
 
@@ -174,7 +212,8 @@ Result<void> XenStandby::load(std::span<const std::byte> device_state) {
   Control& control = *thread_->control;
   const DomainId domid = identity_.domid;
   BOOST_OUTCOME_TRY(const auto state, GuestState::decode(device_state));
-  if (state.method != identity_.description.method || !state.device_model.empty()) {
+  const bool transparent = state.method == Method::transparent;
+  if (state.method != identity_.description.method || state.device_model.empty() == transparent) {
     return fail(ErrorCode::bad_data, "the state is not one that this domain can take");
   }
   const auto fixed = fixed_parameters();
@@ -188,12 +227,18 @@ Result<void> XenStandby::load(std::span<const std::byte> device_state) {
     BOOST_OUTCOME_TRY(control.set_parameter(domid, wanted));
   }
   BOOST_OUTCOME_TRY(match_holes(state.holes));
+  // Before the context: devices set interrupt lines while they load, and the context has the last
+  // word over those.
+  if (transparent) {
+    BOOST_OUTCOME_TRY(device_model_->start_from(state.device_model));
+  }
+  const double device_model_ms = ms_since(began);
   BOOST_OUTCOME_TRY(control.set_tsc(domid, state.tsc));
   BOOST_OUTCOME_TRY(control.set_hvm_context(domid, state.hvm_context));
   const double load_ms = ms_since(began);
   BOOST_OUTCOME_TRY(control.unpause(domid));
-  spdlog::debug("xen: promoted domain={} load_ms={:.2f} unpause_ms={:.2f}", domid, load_ms,
-                ms_since(began) - load_ms);
+  spdlog::debug("xen: promoted domain={} device_model_ms={:.2f} load_ms={:.2f} unpause_ms={:.2f}",
+                domid, device_model_ms, load_ms, ms_since(began) - load_ms);
   return ok();
 }
 

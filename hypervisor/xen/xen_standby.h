@@ -8,6 +8,7 @@
 #include <span>
 
 #include "hypervisor/domain.h"
+#include "hypervisor/xen/device_model.h"
 #include "hypervisor/xen/guest_memory.h"
 #include "hypervisor/xen/xen_guest.h"
 
@@ -38,13 +39,15 @@ class XenStandby final : public Standby {
   static Result<void> prepare(XenHost& host, GuestIdentity& identity, GuestMemory& memory);
   Result<void> load(std::span<const std::byte> device_state);
   void end();
+  static Result<void> add_missing(Control& control, DomainId domid, GuestMemory& memory);
   Result<void> match_holes(const DirtySet& wanted);
 
   std::shared_ptr<XenHost> host_;
   GuestIdentity identity_;
   std::shared_ptr<Life> life_;
   GuestMemory memory_;
-  bool spent_ = false;  ///< promote() was called.
+  std::unique_ptr<DeviceModel> device_model_;  ///< Of the domain's thread; HVM only.
+  bool spent_ = false;                         ///< promote() was called.
   bool discarded_ = false;
   std::unique_ptr<GuestThread> thread_;  ///< Last: it is done before the others go.
 };

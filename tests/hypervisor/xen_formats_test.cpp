@@ -194,5 +194,12 @@ TEST(PlaceholderKernel, it_is_an_elf_file_with_the_note_of_a_pvh_kernel) {
   EXPECT_EQ(type, 18U);  // XEN_ELFNOTE_PHYS32_ENTRY
 }
 
+TEST(PlaceholderKernel, its_other_form_is_a_boot_image_of_linux) {
+  const auto octets = placeholder_boot_image();
+  ASSERT_GT(octets.size(), (std::to_integer<std::size_t>(octets[0x1f1]) + 1) * 512);
+  EXPECT_EQ(std::memcmp(octets.data() + 0x202, "HdrS", 4), 0);
+  EXPECT_EQ(std::memcmp(octets.data() + 0x1fe, "\x55\xaa", 2), 0);
+}
+
 }  // namespace
 }  // namespace understudy::xen

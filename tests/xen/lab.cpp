@@ -1,11 +1,7 @@
 #include "tests/xen/lab.h"
 
-#include <unistd.h>
-
 #include <boost/json/parse.hpp>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <thread>
 
 namespace understudy::scene {
@@ -14,46 +10,22 @@ namespace {
 namespace json = boost::json;
 using std::chrono::seconds;
 
-constexpr const char* kLabName = "test";
-
-std::string program() {
-  const char* const other = std::getenv("UNDERSTUDY_LAB_PROGRAM");
-  return other != nullptr ? other : UNDERSTUDY_LAB_PROGRAM;
-}
+// Emulated hosts share this machine with whatever else runs on it, and stand still for seconds now
+// and then: that is no death.
+constexpr auto kDeadline = std::chrono::seconds(8);
 
 }  // namespace
 
-const std::string& Lab::network_namespace() {
-  static const std::string name = std::string("us-lab-") + kLabName;
-  return name;
-}
-
-std::string Lab::obstacle() {
-  if (::geteuid() != 0) return "the lab needs root";
-  if (::access(program().c_str(), X_OK) != 0) return "there is no " + program();
-  return {};
-}
-
-Result<std::string> Lab::command(const std::vector<std::string>& arguments,
-                                 std::chrono::milliseconds limit) {
-  std::vector<std::string> words = {program()};
-  words.insert(words.end(), arguments.begin(), arguments.end());
-  BOOST_OUTCOME_TRY(const auto output, run_command(words, limit));
-  if (output.status != 0) {
-    return fail(ErrorCode::failed, "lab {}: status {}: {}{}", fmt::join(arguments, " "),
-                output.status, output.out, output.err);
-  }
-  return output.out;
-}
-
-Result<std::string> Lab::exec(const std::string& host, const std::string& shell_command,
-                              std::chrono::milliseconds limit) {
-  return command({"exec", host, "--", "sh", "-c", shell_command}, limit);
+const LabProgram& Lab::program() {
+  static const LabProgram one = [] {
+    const char* const other = std::getenv("UNDERSTUDY_LAB_PROGRAM");
+    return LabProgram(other != nullptr ? other : UNDERSTUDY_LAB_PROGRAM, UNDERSTUDY_BUILD_DIRECTORY,
+                      "test");
+  }();
+  return one;
 }
 
 Result<void> Lab::up() {
-  ::setenv("UNDERSTUDY_LAB", kLabName, 1);
-  ::setenv("UNDERSTUDY_BUILD_DIR", UNDERSTUDY_BUILD_DIRECTORY, 1);
   BOOST_OUTCOME_TRY(command({"up"}, seconds(600)));
   for (const char* host : {"A", "B"}) {
     BOOST_OUTCOME_TRY(start_agent(host));
@@ -67,16 +39,7 @@ void Lab::down() {
 }
 
 Result<void> Lab::start_agent(const std::string& host) {
-  // Emulated hosts share this machine with whatever else runs on it, and stand still for seconds
-  // now and then: that is no death.
-  BOOST_OUTCOME_TRY(exec(host,
-                         "sed -i 's/^deadline.*/deadline = \"8s\"/; s/\"info\"/\"trace\"/' "
-                         "/etc/understudy/understudy.toml"));
-  BOOST_OUTCOME_TRY(command({"agent", host, "start"}));
-  const bool answers =
-      eventually([&host] { return exec(host, "understudy status || [ $? -lt 64 ]").has_value(); });
-  if (!answers) return fail(ErrorCode::timed_out, "the agent of host {} does not answer", host);
-  return ok();
+  return program().start_agent(host, kDeadline, "trace");
 }
 
 Result<void> Lab::start_host(const std::string& host) {
@@ -84,22 +47,35 @@ Result<void> Lab::start_host(const std::string& host) {
   return start_agent(host);
 }
 
+bool Lab::serves(const std::string& address) {
+  // The last port that it opens.
+  return command({"client", "timeout", "5", "bash", "-c", "exec 3<>/dev/tcp/" + address + "/9000"})
+      .has_value();
+}
+
 Result<void> Lab::create_domain(const std::string& host, const std::string& name,
-                                const std::string& address, unsigned vcpus) {
+                                const std::string& address, unsigned vcpus,
+                                const std::string& settings) {
   BOOST_OUTCOME_TRY(
       command({"domain", host, name, "--address", address, "--vcpus", std::to_string(vcpus)}));
-  // xl's own watch over a domain may or may not survive its first suspension: no matter then.
-  BOOST_OUTCOME_TRY(
-      exec(host, "f=/etc/xen/" + name + ".cfg; echo 'on_reboot=\"destroy\"' >> $f; xl create $f",
-           seconds(180)));
-  // The last port that it opens.
-  const bool serves = eventually([&address] {
-    return command(
-               {"client", "timeout", "5", "bash", "-c", "exec 3<>/dev/tcp/" + address + "/9000"})
-        .has_value();
-  });
-  if (!serves) return fail(ErrorCode::timed_out, "domain {} does not serve", name);
+  const std::string file = "/etc/xen/" + name + ".cfg";
+  BOOST_OUTCOME_TRY(exec(host, fmt::format("printf '%s\\n' '{}' | tr ';' '\\n' >>{}; xl create {}",
+                                           settings, file, file)));
+  if (!eventually([&address] { return serves(address); }, seconds(180)))
+    return fail(ErrorCode::timed_out, "domain {} does not serve", name);
   return ok();
+}
+
+Result<void> Lab::type(const std::string& host, const std::string& name, const std::string& line) {
+  BOOST_OUTCOME_TRY(
+      exec(host, fmt::format("printf '%s\\n' '{}' >$(xenstore-read /local/domain/$(xl domid "
+                             "{})/console/tty)",
+                             line, name)));
+  return ok();
+}
+
+bool Lab::event(const std::string& host, const std::string& name, const std::string& words) {
+  return exec(host, fmt::format("understudy events {} | grep -F -q '{}'", name, words)).has_value();
 }
 
 json::object Lab::status(const std::string& host, const std::string& name) {
@@ -124,10 +100,16 @@ Result<void> Lab::protect(const std::string& host, const std::string& name, cons
 }
 
 std::string Lab::traces(const std::string& host) {
-  const auto text = exec(host,
-                         "xl list | awk 'NR > 1 { print $1, $2 }';"
-                         "xenstore-list /local/domain; xenstore-list /vm; xenstore-list /libxl;"
-                         "xenstore-list /local/domain/0/backend/vif; ls /sys/class/net");
+  const auto text =
+      exec(host,
+           "xl list | awk 'NR > 1 { print $1, $2 }';"
+           // Names only: values count and tick by themselves.
+           "xenstore-ls -f | sed 's/ = .*//' | grep -v ^/tool/xenstored;"
+           // dom0's own ones stay what they are; those between domains come and go with them.
+           "echo event channels between domains: $(/usr/lib/xen-4.17/bin/lsevtchn 0 | grep -c "
+           "'Interdomain\\|Waiting');"
+           "ls /sys/class/net; ls /var/lib/xen; ls -A /run/understudy;"
+           "echo device models: $(pidof qemu-system-i386 | wc -w)");
   return text ? text.value() : text.error().message();
 }
 

@@ -11,42 +11,54 @@
 #include <vector>
 
 #include "base/result.h"
-#include "tests/scene/process.h"
+#include "tests/scene/lab_program.h"
 
 namespace understudy::scene {
 
 class Lab {
  public:
-  /// Where the clients are.
-  static const std::string& network_namespace();
-  /// Why there can be no lab here; empty if there can.
-  static std::string obstacle();
+  static const LabProgram& program();
 
   /// Boots two hosts, starts the agents and pairs them.
   static Result<void> up();
   static void down();
 
-  /// `lab ARGUMENTS…`: what it printed, or an error with what it printed.
+  /// As LabProgram's.
   static Result<std::string> command(const std::vector<std::string>& arguments,
-                                     std::chrono::milliseconds limit = std::chrono::seconds(120));
-  /// A shell command on a host.
+                                     std::chrono::milliseconds limit = std::chrono::seconds(180)) {
+    return program().run(arguments, limit);
+  }
   static Result<std::string> exec(const std::string& host, const std::string& shell_command,
-                                  std::chrono::milliseconds limit = std::chrono::seconds(120));
+                                  std::chrono::milliseconds limit = std::chrono::seconds(180)) {
+    return program().exec(host, shell_command, limit);
+  }
   /// Starts the agent of a host and waits until it answers.
   static Result<void> start_agent(const std::string& host);
   /// Boots a host that was killed, agent and all.
   static Result<void> start_host(const std::string& host);
 
   /// Makes and starts a domain with the services of the guest; waits until they answer.
+  /// `settings` are further lines of its configuration, each ended by ';', and win over what
+  /// lab-domain wrote.
   static Result<void> create_domain(const std::string& host, const std::string& name,
-                                    const std::string& address, unsigned vcpus);
+                                    const std::string& address, unsigned vcpus,
+                                    const std::string& settings = "on_reboot=\"destroy\";");
+  /// Types a line into the shell on the domain's console.
+  static Result<void> type(const std::string& host, const std::string& name,
+                           const std::string& line);
+  /// Whether the domain's services answer at that address.
+  static bool serves(const std::string& address);
   /// What `understudy status NAME -o json` says of it; an empty object if it is not known there.
   static boost::json::object status(const std::string& host, const std::string& name);
   static std::string state(const std::string& host, const std::string& name);
   static Result<void> protect(const std::string& host, const std::string& name,
                               const std::string& to);
 
-  /// All that a domain leaves traces in: domains, xenstore, interfaces.
+  /// Whether an event of that kind whose message contains `words` was recorded for the domain.
+  static bool event(const std::string& host, const std::string& name, const std::string& words);
+
+  /// All that a domain leaves traces in: domains, xenstore, event channels, interfaces, libxl's
+  /// files, device models, our own files.
   static std::string traces(const std::string& host);
 
   /// Asks again and again, until it holds.
