@@ -195,7 +195,11 @@ TEST_F(TrafficTest, honest_services_are_found_honest) {
   const Instant mark = Instant::now();
   for (Traffic* traffic : all) {
     traffic->mark(mark);
-    ASSERT_TRUE(traffic->wait_for_progress(5s, mark.steady));
+  }
+  // Bytes that came between the moment and its being told would not show that it was survived.
+  const auto marked = Clock::now();
+  for (Traffic* traffic : all) {
+    ASSERT_TRUE(traffic->wait_for_progress(5s, marked));
   }
   for (Traffic* traffic : all) {
     traffic->stop();

@@ -60,7 +60,7 @@ TEST(Link, carries_frames_of_all_sizes_in_order_in_both_directions) {
     co_return co_await link.flush();
   };
   hosts.start(talk(*pair.b));
-  ASSERT_TRUE(hosts.run(talk(*pair.a)));
+  hosts.start(talk(*pair.a));
   for (Link* link : {pair.b.get(), pair.a.get()}) {
     for (std::size_t i = 0; i < sizes.size(); ++i) {
       const auto frame = hosts.run(link->receive());
@@ -70,6 +70,42 @@ TEST(Link, carries_frames_of_all_sizes_in_order_in_both_directions) {
     }
   }
   EXPECT_EQ(pair.a->bytes_sent(), pair.b->bytes_received());
+}
+
+TEST(Link, urgent_frames_overtake_what_waits_and_keep_their_own_order) {
+  TwoHosts hosts;
+  const LinkPair pair(hosts);
+  // Queued in one turn of the loop, so that nothing is on its way yet.
+  const auto talk = [&]() -> Task<Result<void>> {
+    for (int i = 0; i < 6; ++i) {
+      BOOST_OUTCOME_CO_TRY(co_await pair.a->send(FrameType::page_batch, {}, Octets(1'000'000)));
+    }
+    BOOST_OUTCOME_CO_TRY(pair.a->send_urgent(FrameType::input_log, octets("one")));
+    BOOST_OUTCOME_CO_TRY(pair.a->send_urgent(FrameType::input_log, octets("two")));
+    co_return ok();
+  };
+  hosts.start(talk());
+  std::vector<std::string> urgent;
+  std::size_t before_last_urgent = 0;
+  for (int i = 0; i < 8; ++i) {
+    const auto frame = hosts.run(pair.b->receive());
+    ASSERT_TRUE(frame) << frame.error().message();
+    if (frame.value().type == FrameType::input_log) {
+      urgent.push_back(text_of(frame.value().payload));
+      before_last_urgent = static_cast<std::size_t>(i) + 1 - urgent.size();
+    }
+  }
+  EXPECT_THAT(urgent, testing::ElementsAre("one", "two"));
+  EXPECT_LE(before_last_urgent, 2U) << "they wait behind what is numbered already, no more";
+}
+
+TEST(Link, an_urgent_frame_on_a_dead_link_is_an_error) {
+  TwoHosts hosts;
+  const LinkPair pair(hosts);
+  pair.a->close();
+  const auto sent = pair.a->send_urgent(FrameType::input_log, octets("late"));
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code(), ErrorCode::unavailable);
 }
 
 TEST(Link, renewing_the_key_in_the_middle_of_the_stream_goes_unnoticed) {
