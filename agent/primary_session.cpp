@@ -417,8 +417,9 @@ Result<std::unique_ptr<Gatekeeper>> PrimarySession::close_replay_gate() {
   config.lease = services_.config.deadline * 3 / 4;
   const std::weak_ptr<PrimarySession> weak = weak_from_this();
   replay_gate_->protect(config, {.send_log =
-                                     [weak](const replay::LogBatch& batch) {
-                                       if (const auto self = weak.lock()) self->send_log(batch);
+                                     [weak](std::vector<std::byte> batch) {
+                                       if (const auto self = weak.lock())
+                                         self->send_log(std::move(batch));
                                      },
                                  .capture_early =
                                      [weak] {
@@ -441,12 +442,11 @@ Result<std::unique_ptr<Gatekeeper>> PrimarySession::close_replay_gate() {
   return std::unique_ptr<Gatekeeper>(std::make_unique<ReplayGatekeeper>(replay_gate_, domain_));
 }
 
-void PrimarySession::send_log(const replay::LogBatch& batch) {
+void PrimarySession::send_log(std::vector<std::byte> batch) {
   if (link_ == nullptr) return;
-  auto octets = replay::encode(batch);
-  log_bytes_ += octets.size();
-  wire_bytes_ += octets.size();
-  if (auto sent = link_->send_urgent(FrameType::input_log, std::move(octets)); !sent)
+  log_bytes_ += batch.size();
+  wire_bytes_ += batch.size();
+  if (auto sent = link_->send_urgent(FrameType::input_log, std::move(batch)); !sent)
     last_problem_ = sent.error().message();
 }
 

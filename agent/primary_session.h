@@ -136,7 +136,7 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   [[nodiscard]] bool wants_replay_gate() const;
   Task<Result<void>> seal(EpochId epoch);
   Task<Result<void>> resume();
-  void send_log(const replay::LogBatch& batch);
+  void send_log(std::vector<std::byte> batch);
   void report(const replay::ReleaseRule::Report& report);
   [[nodiscard]] std::vector<std::byte> learnt_addresses() const;
   void finish(PrimaryEnd end);

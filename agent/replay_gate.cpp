@@ -289,8 +289,10 @@ void ReplayGate::settle() {
     log_due_ = log_urgent_ = false;
     log_bytes_waiting_ = 0;
     log_due_at_ = Instant::max();
-    while (const auto batch = rule_->take_unsent(now(), kBatchBytes)) {
-      if (hooks_.send_log) hooks_.send_log(*batch);
+    for (;;) {
+      auto batch = rule_->take_unsent_encoded(now(), kBatchBytes);
+      if (batch.empty()) break;
+      if (hooks_.send_log) hooks_.send_log(std::move(batch));
     }
   }
   if (replayer_ && running_ && !replayer_->replaying()) {

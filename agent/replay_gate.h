@@ -56,7 +56,8 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
  public:
   /// What a protection wants to be told. Not called any more after the protection's end.
   struct ProtectionHooks {
-    std::function<void(const replay::LogBatch&)> send_log;
+    /// An encoded batch.
+    std::function<void(std::vector<std::byte>)> send_log;
     std::function<void()> capture_early;
     std::function<void()> ask_progress;  ///< on_input_progress is wanted before long.
     std::function<void(const replay::ReleaseRule::Report&)> report;

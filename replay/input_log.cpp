@@ -227,28 +227,33 @@ std::size_t encoded_bytes(const LogContent& content) {
 }
 
 std::vector<std::byte> encode(const LogBatch& batch) {
-  UNDERSTUDY_CHECK(batch.protection.value > 0 && !batch.records.empty(),
+  std::vector<const LogRecord*> records;
+  records.reserve(batch.records.size());
+  for (const LogRecord& record : batch.records) records.push_back(&record);
+  return encode_log_batch(batch.protection, batch.generation, records);
+}
+
+std::vector<std::byte> encode_log_batch(ProtectionId protection, Generation generation,
+                                        std::span<const LogRecord* const> records) {
+  UNDERSTUDY_CHECK(protection.value > 0 && !records.empty(),
                    "log batch: fields break their limits");
-  OctetWriter body;
-  LogPosition next = batch.records.front().position;
-  for (const LogRecord& record : batch.records) {
-    UNDERSTUDY_CHECK(record.position == next, "log batch: positions do not follow one another");
-    next = next.next();
-    std::visit([&body](const auto& content) { write(body, content); }, record.content);
-  }
-  UNDERSTUDY_CHECK(body.written().size() + kBatchHeadBytes <= kBatchBytesMax,
-                   "log batch: too many octets");
   OctetWriter writer;
   writer.number(kLogVersion);
   writer.number(std::uint8_t{0});
   writer.number(std::uint16_t{0});
-  writer.number(static_cast<std::uint32_t>(batch.records.size()));
-  writer.number(batch.protection.value);
-  writer.number(batch.generation.value);
-  writer.number(batch.records.front().position.value);
+  writer.number(static_cast<std::uint32_t>(records.size()));
+  writer.number(protection.value);
+  writer.number(generation.value);
+  writer.number(records.front()->position.value);
   writer.number(std::uint64_t{0});
-  writer.octets(body.written());
+  LogPosition next = records.front()->position;
+  for (const LogRecord* record : records) {
+    UNDERSTUDY_CHECK(record->position == next, "log batch: positions do not follow one another");
+    next = next.next();
+    std::visit([&writer](const auto& content) { write(writer, content); }, record->content);
+  }
   std::vector<std::byte> payload = writer.take();
+  UNDERSTUDY_CHECK(payload.size() <= kBatchBytesMax, "log batch: too many octets");
   const std::uint64_t checksum = checksum_of(payload);
   for (std::size_t i = 0; i < 8; ++i) {
     payload[kChecksumAt + i] = static_cast<std::byte>(checksum >> (8 * i));

@@ -129,6 +129,9 @@ struct LogAcknowledged {
 };
 
 std::vector<std::byte> encode(const LogBatch& batch);
+/// The same of records that lie elsewhere: at least one, their positions following one another.
+std::vector<std::byte> encode_log_batch(ProtectionId protection, Generation generation,
+                                        std::span<const LogRecord* const> records);
 std::vector<std::byte> encode(const LogAcknowledged& acknowledged);
 /// protocol for a version, flag or kind of record that is not known; bad_data for all else.
 Result<LogBatch> decode_log_batch(std::span<const std::byte> payload);

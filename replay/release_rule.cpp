@@ -65,21 +65,36 @@ void ReleaseRule::on_link_down() {
 }
 
 std::optional<LogBatch> ReleaseRule::take_unsent(Instant now, std::size_t bytes_max) {
-  if (!link_up_ || sent_ >= log_.last_position() || log_.records().empty()) return std::nullopt;
-  bytes_max = std::min(bytes_max, kBatchBytesMax - 64);
+  const auto unsent = next_unsent(now, bytes_max);
+  if (unsent.empty()) return std::nullopt;
   LogBatch batch{config_.protection, config_.generation, {}};
+  for (const LogRecord* record : unsent) batch.records.push_back(*record);
+  return batch;
+}
+
+std::vector<std::byte> ReleaseRule::take_unsent_encoded(Instant now, std::size_t bytes_max) {
+  const auto unsent = next_unsent(now, bytes_max);
+  if (unsent.empty()) return {};
+  return encode_log_batch(config_.protection, config_.generation, unsent);
+}
+
+/// What is sent next, and counts as sent from here on. Valid until the log changes.
+std::vector<const LogRecord*> ReleaseRule::next_unsent(Instant now, std::size_t bytes_max) {
+  std::vector<const LogRecord*> unsent;
+  if (!link_up_ || sent_ >= log_.last_position() || log_.records().empty()) return unsent;
+  bytes_max = std::min(bytes_max, kBatchBytesMax - 64);
   std::size_t bytes = 0;
   auto next = std::upper_bound(
       log_.records().begin(), log_.records().end(), sent_,
       [](LogPosition position, const LogRecord& record) { return position < record.position; });
   for (; next != log_.records().end(); ++next) {
     bytes += encoded_bytes(next->content);
-    if (!batch.records.empty() && bytes > bytes_max) break;
-    batch.records.push_back(*next);
+    if (!unsent.empty() && bytes > bytes_max) break;
+    unsent.push_back(&*next);
   }
-  sent_ = batch.records.back().position;
+  sent_ = unsent.back()->position;
   unacknowledged_.push_back({sent_, now});
-  return batch;
+  return unsent;
 }
 
 ReleaseRule::Actions ReleaseRule::on_log_acknowledged(Instant now,

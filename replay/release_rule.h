@@ -157,6 +157,9 @@ class ReleaseRule {
   /// The next records to be sent, at most about `bytes_max` octets of them (at least one record).
   /// Nothing if all is sent, or there is no link.
   std::optional<LogBatch> take_unsent(Instant now, std::size_t bytes_max);
+  /// The same as the octets of `encode`, without a copy of the frames in between. Empty for
+  /// nothing.
+  std::vector<std::byte> take_unsent_encoded(Instant now, std::size_t bytes_max);
   Actions on_log_acknowledged(Instant now, const LogAcknowledged& acknowledged);
   /// As EpochPrimary::on_peer_heard.
   Actions on_peer_heard(Instant now, Instant sent_at);
@@ -230,6 +233,7 @@ class ReleaseRule {
     Instant at;
   };
 
+  std::vector<const LogRecord*> next_unsent(Instant now, std::size_t bytes_max);
   void hold_for_log(Instant now, OutputId output, Actions& actions);
   void hold_for_commit(OutputId output, Actions& actions);
   void release_proved(Instant now, Actions& actions);

@@ -69,8 +69,6 @@ class Replay : public ProtectedGuest {
   /// Brings the dead host back, and protects the guest to it.
   void protect_back(HostId survivor, const Protection& how) {
     ASSERT_OK(scene->start_agent(other(survivor)));
-    // What died there is still on its list, and checks would take it for another domain.
-    ASSERT_OK(scene->understudy_checked(other(survivor), {"domain", "stop", "web1", "--yes"}));
     const auto end = Clock::now() + 20s;
     auto protected_again = scene->protect(how, {}, survivor);
     // The agents may not have met again yet.
