@@ -85,7 +85,7 @@ std::string metrics_text(const json::value& status) {
   families.gauge("understudy_build_info", "The agent's version.",
                  {{"version", text(root, "version")}, {"host", text(root, "host")}}, 1);
 
-  static const std::array<Mapping, 15> mappings = {{
+  static const std::array<Mapping, 20> mappings = {{
       {{"generation"},
        "understudy_domain_generation",
        "Generation of the domain on this host.",
@@ -142,8 +142,29 @@ std::string metrics_text(const json::value& status) {
        1},
       {{"bytes", "wire"},
        "understudy_checkpoint_wire_bytes_total",
-       "Bytes sent for checkpoints.",
+       "Bytes sent for checkpoints and the input log.",
        true,
+       1},
+      {{"bytes", "log"}, "understudy_input_log_wire_bytes_total", "Of these, the log's.", true, 1},
+      {{"replay", "log_bytes"},
+       "understudy_input_log_bytes",
+       "What the input log holds now.",
+       false,
+       1},
+      {{"replay", "log_lag_records"},
+       "understudy_input_log_lag_records",
+       "Records that the backup has not acknowledged.",
+       false,
+       1},
+      {{"replay", "replay_estimate_ms"},
+       "understudy_replay_estimate_seconds",
+       "The stretch of execution that a promotion now would replay.",
+       false,
+       1e-3},
+      {{"replay", "flows_diverged"},
+       "understudy_replay_flows_diverged",
+       "Connections whose replay differed, at the last promotion here.",
+       false,
        1},
   }};
   for (const auto& value : root.at("domains").as_array()) {

@@ -160,8 +160,9 @@ class QemuDomainTest : public ::testing::Test {
     config.vcpus = vcpus;
     config.kernel = guest_ / "vmlinuz";
     config.initrd = guest_ / "initramfs.gz";
-    config.command_line = std::string("console=ttyS0 quiet panic=-1 understudy.address=") +
-                          kGuestAddress + "/24 understudy.dirty=300,5,4096,64";
+    config.command_line =
+        std::string("console=ttyS0 quiet panic=-1 no_timer_check understudy.address=") +
+        kGuestAddress + "/24 understudy.dirty=300,5,4096,64";
     config.nics = {{kBridge, MacAddress::parse("52:54:00:77:00:10").value()}};
     config.console_log = console();
     return config;
