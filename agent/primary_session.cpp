@@ -582,6 +582,8 @@ Task<void> PrimarySession::give_up(EpochId epoch, Error error) {
     capture_->abandon();
   }
   if (ended_) co_return;
+  // There is nothing to try again. on_domain_exit() has a word for the backup, and needs the link.
+  if (!domain_.alive()) co_return;
   if (decisions_.captured() < epoch) {
     carry_out(decisions_.on_capture_failed(now()));
   } else if (link_ != nullptr) {

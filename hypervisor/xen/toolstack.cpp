@@ -15,6 +15,7 @@ extern "C" {
 
 #include "hypervisor/xen/control.h"
 #include "hypervisor/xen/device_model.h"
+#include "hypervisor/xen/guest_checks.h"
 
 namespace understudy::xen {
 namespace {
@@ -161,7 +162,9 @@ std::optional<std::string> hvm_obstacle_in(const libxl_domain_build_info& build)
 // What such a domain has that we cannot carry over. Both hosts ask: the backup runs nothing that a
 // peer chose (scripts, device models), whatever the configuration says.
 std::optional<std::string> obstacle_in(const libxl_domain_config& config) {
-  if (config.c_info.type == LIBXL_DOMAIN_TYPE_PV) return "it is a PV domain";
+  if (config.c_info.type == LIBXL_DOMAIN_TYPE_PV) {
+    return choose_method({.translated = false}, "auto").error().message();
+  }
   if (config.c_info.type != LIBXL_DOMAIN_TYPE_PVH && config.c_info.type != LIBXL_DOMAIN_TYPE_HVM) {
     return "it is of a kind that is not known";
   }

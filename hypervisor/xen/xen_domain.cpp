@@ -181,7 +181,7 @@ Task<Result<void>> XenDomain::stop_tracking() {
   const auto unmap = [this]() -> Result<void> {
     memory_.unmap();
     if (device_model_ == nullptr) return ok();
-    const auto told = device_model_->log_writes(false);
+    auto told = device_model_->log_writes(false);
     device_model_.reset();
     return told;
   };

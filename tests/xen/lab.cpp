@@ -100,16 +100,18 @@ Result<void> Lab::protect(const std::string& host, const std::string& name, cons
 }
 
 std::string Lab::traces(const std::string& host) {
-  const auto text =
-      exec(host,
-           "xl list | awk 'NR > 1 { print $1, $2 }';"
-           // Names only: values count and tick by themselves.
-           "xenstore-ls -f | sed 's/ = .*//' | grep -v ^/tool/xenstored;"
-           // dom0's own ones stay what they are; those between domains come and go with them.
-           "echo event channels between domains: $(/usr/lib/xen-4.17/bin/lsevtchn 0 | grep -c "
-           "'Interdomain\\|Waiting');"
-           "ls /sys/class/net; ls /var/lib/xen; ls -A /run/understudy;"
-           "echo device models: $(pidof qemu-system-i386 | wc -w)");
+  const auto text = exec(
+      host,
+      "xl list | awk 'NR > 1 { print $1, $2 }';"
+      // Names only: values count and tick by themselves. The first domain of all leaves some
+      // empty folders behind.
+      "xenstore-ls -f | sed 's/ = .*//' | grep -Ev '^/(tool/xenstored.*|libxl|vm|local/domain/0/"
+      "(backend|device|device-model)(/[a-z]+)?)$';"
+      // dom0's own ones stay what they are; those between domains come and go with them.
+      "echo event channels between domains: $(/usr/lib/xen-4.17/bin/lsevtchn 0 | grep -c "
+      "'Interdomain\\|Waiting');"
+      "ls /sys/class/net; ls /var/lib/xen; ls -A /run/understudy | grep -v ^placeholder-;"
+      "echo device models: $(pidof qemu-system-i386 | wc -w)");
   return text ? text.value() : text.error().message();
 }
 

@@ -237,6 +237,7 @@ TEST_F(Xen, a_guest_that_does_not_answer_runs_on) {
 // or somebody destroyed it. The guest was ballooned before, so the image has holes.
 TEST_F(Xen, a_guest_that_crashes_or_is_destroyed_goes_on_elsewhere) {
   ASSERT_OK(Lab::create_domain("A", "web", "10.77.0.30", 1));
+  ASSERT_OK(Lab::type("A", "web", "echo 1 >/proc/sys/kernel/panic_on_unrecovered_nmi"));
   begin_traffic("10.77.0.30");
   ASSERT_OK(Lab::protect("A", "web", "hostB"));
   ASSERT_OK(Lab::exec("A", "xl mem-set web 116"));
@@ -244,7 +245,7 @@ TEST_F(Xen, a_guest_that_crashes_or_is_destroyed_goes_on_elsewhere) {
   EXPECT_TRUE(Lab::eventually([] { return Lab::state("A", "web") == "protected"; }, seconds(240)));
   expect_progress(Clock::now());
 
-  ASSERT_OK(Lab::type("A", "web", "echo c >/proc/sysrq-trigger"));
+  ASSERT_OK(Lab::exec("A", "xl trigger web nmi"));
   EXPECT_TRUE(Lab::eventually([] { return Lab::state("B", "web") == "running"; }));
   expect_progress(Clock::now());
   // Nothing of it is left on A.
