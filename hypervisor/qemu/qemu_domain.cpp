@@ -1,5 +1,4 @@
 #include "hypervisor/qemu/qemu_domain.h"
-#include "hypervisor/qemu/tap.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -15,6 +14,8 @@
 #include <boost/json/object.hpp>
 #include <chrono>
 #include <utility>
+
+#include "hypervisor/qemu/tap.h"
 
 namespace understudy {
 

@@ -152,8 +152,8 @@ TEST_F(PromotionTest, failed_promotion_does_not_ask_the_arbiter_again) {
   promotion.on_wanted(at(210), Cause::primary_dead, at(5));
   promotion.on_failed(at(220));
   arbiter.answer = Arbiter::Answer::refused;
-  EXPECT_TRUE(has<Promotion::PersistGeneration>(
-      promotion.on_wanted(at(300), Cause::primary_dead, at(5))));
+  EXPECT_TRUE(
+      has<Promotion::PersistGeneration>(promotion.on_wanted(at(300), Cause::primary_dead, at(5))));
   EXPECT_EQ(arbiter.asked.size(), 1U);
 }
 
