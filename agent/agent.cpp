@@ -1,5 +1,6 @@
 #include "agent/agent.h"
 
+#include <net/if.h>
 #include <openssl/rand.h>
 #include <spdlog/spdlog.h>
 
@@ -10,9 +11,11 @@
 
 #include "agent/metrics.h"
 #include "agent/replay_options.h"
+#include "base/fault_point.h"
 #include "base/run_on.h"
 #include "hypervisor/qemu/qemu_hypervisor.h"
 #include "hypervisor/xen/xen_hypervisor.h"
+#include "netbuffer/announce.h"
 #include "netbuffer/output_gate.h"
 
 namespace understudy {
@@ -66,6 +69,12 @@ json::array to_json(const std::vector<Finding>& findings) {
                     {"message", finding.message}});
   }
   return list;
+}
+
+// Agents that name none have none.
+std::string arbiter_named_in(const json::object& object) {
+  const auto* name = object.if_contains("arbiter");
+  return name != nullptr && name->is_string() ? std::string(name->get_string()) : "none";
 }
 
 bool any_refusal(const std::vector<Finding>& findings) {
@@ -145,7 +154,8 @@ Result<std::unique_ptr<Agent>> Agent::create(boost::asio::io_context& context,
   std::filesystem::create_directories(config.runtime_directory, error);
   if (error)
     return system_error(error.value(), fmt::format("create {}", config.runtime_directory.string()));
-  BOOST_OUTCOME_TRY(auto store, StateStore::open(config.state_directory / "domains"));
+  BOOST_OUTCOME_TRY(auto store, StateStore::open(config.state_directory / "domains",
+                                                 config.runtime_directory / "witnesses"));
   std::unique_ptr<Agent> agent(new Agent(context, workers, std::move(config), std::move(store)));
   BOOST_OUTCOME_TRY(agent->open());
   return agent;
@@ -185,6 +195,11 @@ Result<void> Agent::open() {
                                                                            "identity.pem"));
   BOOST_OUTCOME_TRY(self_.peers,
                     transport::PeerStore::load(config_.state_directory / "peers.json"));
+  // What is wrong with an arbiter is said at the start, not when it is needed.
+  for (const auto& [peer, config] : config_.arbiters) {
+    auto tried = make_arbiter(context_.get_executor(), config, config_.name, peer, {});
+    if (!tried) return tried.error().in("arbiter." + peer);
+  }
   connector_ = std::make_unique<transport::Connector>(context_.get_executor(), self_);
   peers_ = std::make_unique<PeerWatch>(
       context_.get_executor(), self_, config_,
@@ -196,31 +211,63 @@ Result<void> Agent::open() {
   return ok();
 }
 
-HostServices Agent::services() {
+ArbiterService& Agent::arbiter_for(const std::string& peer) {
+  auto& arbiter = arbiters_[peer];
+  if (arbiter == nullptr) {
+    const ArbiterConfig& config = config_.arbiter_for(peer);
+    auto made = make_arbiter(
+        context_.get_executor(), config, config_.name, peer,
+        [this](const Arbiter::Claim& claim, Arbiter::Answer answer) { on_arbiter(claim, answer); });
+    arbiter = made ? std::move(made.value()) : make_missing_arbiter(config, made.error());
+    if (!made) spdlog::error("peer={} arbiter: {}", peer, made.error().message());
+  }
+  return *arbiter;
+}
+
+void Agent::on_arbiter(const Arbiter::Claim& claim, Arbiter::Answer answer) {
+  const auto found = entries_.find(claim.domain);
+  if (found == entries_.end()) return;
+  Entry& entry = *found->second;
+  if (claim.claimant == Arbiter::Claimant::primary) {
+    if (entry.primary) entry.primary->on_arbiter(claim, answer);
+  } else if (entry.backup) {
+    if (auto begun = entry.backup->on_arbiter(claim, answer); !begun)
+      events_.record(Severity::critical, claim.domain, "promotion_refused", begun.error().message(),
+                     {{"peer", entry.record.peer}});
+  }
+}
+
+HostServices Agent::services(const std::string& peer) {
   return {context_.get_executor(),
           workers_.get_executor(),
           config_,
           events_,
           store_,
           *hypervisor_,
-          arbiter_,
+          arbiter_for(peer),
           *connector_};
 }
 
 Task<Result<void>> Agent::take_up() {
   auto records = store_.load(damaged_);
-  for (const auto& [name, error] : damaged_) {
+  for (const auto& [name, damage] : damaged_) {
     events_.record(Severity::critical, name, "state_damaged",
-                   error.message() + "; the domain is not touched, its gate stays as it is");
+                   damage.error.message() +
+                       fmt::format("; the domain is not touched, its gate stays as it is; "
+                                   "`understudy repair {}` lists what can be done",
+                                   name));
   }
   for (auto& [name, record] : records) co_await take_up_entry(std::move(record));
 
-  // Rules of domains that are known not to run any more. Where a record is damaged nothing is
-  // known, so nothing is removed.
+  // Rules of domains that are known to speak freely, or not to run any more. Where nothing is known
+  // nothing is removed: a damaged record, or an interface that is there although nobody remembers a
+  // domain behind it.
   const auto keep = [this](const GateRecord& gate) {
+    if (damaged_.contains(gate.domain)) return true;
     const auto found = entries_.find(gate.domain);
-    return damaged_.contains(gate.domain) || (found != entries_.end() && found->second->domain &&
-                                              found->second->record.role == Role::primary);
+    if (found == entries_.end()) return ::if_nametoindex(gate.device.c_str()) != 0;
+    const auto& record = found->second->record;
+    return found->second->domain && record.role == Role::primary && !record.solo;
   };
   if (auto removed = remove_stale_gates(keep); !removed)
     spdlog::warn("removing stale gates failed: {}", removed.error().message());
@@ -235,6 +282,7 @@ Task<Result<void>> Agent::take_up() {
     listeners_.push_back(std::move(listener));
   }
   for (const auto& peer : self_.peers->all()) peers_->watch(peer);
+  boost::asio::co_spawn(context_, keep_renewed(), rethrow);
   events_.record(Severity::info, "", "agent_started",
                  fmt::format("understudyd {} on {}", UNDERSTUDY_VERSION, config_.name));
   co_return ok();
@@ -242,15 +290,23 @@ Task<Result<void>> Agent::take_up() {
 
 Task<void> Agent::take_up_entry(DomainRecord record) {
   const std::string name = record.name;
+  if (record.role == Role::retired) {
+    retired_[name] = std::move(record);
+    co_return;
+  }
   if (record.role == Role::backup) {
     // Its image lived in a process that hangs on an agent that is gone: it is declared lost, and
-    // the primary copies again. The record stays for its generation until then.
+    // the primary copies again. The generation stays on record.
     if (auto cleaned = co_await hypervisor_->clean_up(record.runtime); !cleaned)
       spdlog::warn("domain={} {}", name, cleaned.error().message());
     events_.record(Severity::warning, name, "image_lost",
                    "the agent was restarted: the image held for this domain is gone, its primary "
                    "has to copy again");
-    co_await forget(name);
+    retire(std::move(record), "its image was lost when the agent was restarted");
+    co_return;
+  }
+  if (record.role == Role::promoting) {
+    co_await take_up_promotion(std::move(record));
     co_return;
   }
   auto domain = co_await hypervisor_->adopt(record.runtime);
@@ -260,7 +316,7 @@ Task<void> Agent::take_up_entry(DomainRecord record) {
     events_.record(Severity::critical, name, "domain_failed",
                    fmt::format("it does not run any more: {}", domain.error().message()));
     if (record.role != Role::primary || record.solo) {
-      co_await forget(name);
+      retire(std::move(record), "it died while the agent was down");
       co_return;
     }
     // Its backup may not have noticed that we were away. The entry stays, and heartbeats say that
@@ -282,9 +338,62 @@ Task<void> Agent::take_up_entry(DomainRecord record) {
                    fmt::format("was protected with {}: its output is held until that host answers",
                                taken.record.peer));
     begin_primary(taken, true);
-  } else if (taken.record.protect_again) {
-    boost::asio::co_spawn(context_, protect_again(name), rethrow);
   }
+}
+
+// An earlier run had decided to promote and had the raised generation on disk when it ended.
+// Whether the domain has come to speak nobody knows but the domain's own process: if it runs, or
+// has loaded everything and only waits, this host is its voice. If it is gone, or never got that
+// far, the copy here is lost; the generation stays raised, because in the first case clients may
+// have heard it.
+Task<void> Agent::take_up_promotion(DomainRecord record) {
+  const std::string name = record.name;
+  auto domain = co_await hypervisor_->adopt(record.runtime);
+  // In replay mode more was released than the image knows: what the log of the earlier run would
+  // have brought back is gone with it, and its rules have held whatever the domain said since.
+  if (domain && record.mode == "replay")
+    domain = fail(ErrorCode::failed, "its input log was lost before it was replayed");
+  auto owned = std::make_shared<Entry>();
+  Entry& entry = *owned;
+  entry.record = std::move(record);
+  entries_[name] = std::move(owned);
+  if (!domain) {
+    if (auto cleaned = co_await hypervisor_->clean_up(entry.record.runtime); !cleaned)
+      spdlog::warn("domain={} {}", name, cleaned.error().message());
+    // The record stays as it is: it is true, and every later start says so again.
+    entry.failure = fmt::format(
+        "the agent ended while it took the domain over from {}, and the copy here is lost: {}; "
+        "`understudy repair {}` lists what can be done",
+        entry.record.peer, domain.error().message(), name);
+    entry.failure_reason = "PromotionCutOff";
+    events_.record(Severity::critical, name, "promotion_cut_off", *entry.failure,
+                   {{"peer", entry.record.peer}, {"generation", entry.record.generation.value}});
+    co_return;
+  }
+  become_voice(entry, std::move(domain.value()));
+  watch_exit(entry);
+  events_.record(Severity::warning, name, "promotion_completed",
+                 fmt::format("the agent ended while it took the domain over from {}; it runs here, "
+                             "generation {}",
+                             entry.record.peer, entry.record.generation),
+                 {{"peer", entry.record.peer}, {"generation", entry.record.generation.value}});
+  std::vector<Announcement> announcements;
+  for (const auto& output : entry.domain->outputs())
+    announcements.push_back({output.device, output.mac, {}});
+  if (auto announced = co_await announce(announcements, {.rounds = 1}); !announced)
+    spdlog::warn("domain={} {}", name, announced.error().message());
+}
+
+// The domain runs here and speaks freely: after a promotion.
+void Agent::become_voice(Entry& entry, std::unique_ptr<Domain> domain) {
+  entry.record.role = Role::unprotected;
+  entry.record.solo = false;
+  fault_point("promote.resumed");
+  // Where this fails the record still says 'promoting', which leads to the same at the next start.
+  if (auto taken_in = take_in(entry, std::move(domain)); !taken_in)
+    events_.record(Severity::critical, entry.record.name, "state_not_saved",
+                   taken_in.error().message());
+  fault_point("promote.recorded");
 }
 
 Task<void> Agent::shut_down() {
@@ -329,14 +438,34 @@ Task<void> Agent::shut_down() {
   events_.record(Severity::info, "", "agent_stopped", "the agent was stopped; guests run on");
 }
 
+// It runs here without a backup, and only because there is none.
+bool Agent::wants_renewal(const Entry& entry) {
+  const bool alone =
+      !entry.primary || entry.primary->decisions().state() == EpochPrimary::State::solo;
+  return entry.record.protect_again && entry.domain && alone && !entry.stopping;
+}
+
+Task<void> Agent::keep_renewed() {
+  while (!stopping_) {
+    for (const auto& [name, entry] : entries_) {
+      if (!wants_renewal(*entry) || std::exchange(entry->renewing, true)) continue;
+      boost::asio::co_spawn(context_, protect_again(name), rethrow);
+    }
+    co_await sleep_for(std::chrono::milliseconds(200));
+  }
+}
+
 Task<void> Agent::protect_again(std::string name) {
   // Asked for by an operator before the agent was stopped: it is taken up when the other host is
   // heard.
   for (;;) {
     co_await sleep_for(std::chrono::milliseconds(200));
     const auto found = entries_.find(name);
-    if (found == entries_.end() || !found->second->record.protect_again || found->second->primary)
+    if (found == entries_.end()) co_return;
+    if (!wants_renewal(*found->second)) {
+      found->second->renewing = false;
       co_return;
+    }
     const auto& record = found->second->record;
     if (peers_->view(record.peer).verdict != FailureDetector::Verdict::alive ||
         !peers_->view(record.peer).ever_heard)
@@ -345,7 +474,7 @@ Task<void> Agent::protect_again(std::string name) {
     const ProtectRequest request{record.peer, record.mode,
                                  std::chrono::microseconds(record.interval_us), record.replay};
     auto begun = co_await protect(name, request, findings);
-    if (begun) co_return;
+    if (begun) continue;
     spdlog::warn("domain={} protecting again failed: {}", name, begun.error().message());
     co_await sleep_for(std::chrono::seconds(5));
   }
@@ -356,7 +485,8 @@ Task<void> Agent::protect_again(std::string name) {
 Result<Agent::Entry*> Agent::find(const std::string& name) const {
   const auto found = entries_.find(name);
   if (found != entries_.end()) return found->second.get();
-  if (const auto damaged = damaged_.find(name); damaged != damaged_.end()) return damaged->second;
+  if (const auto damaged = damaged_.find(name); damaged != damaged_.end())
+    return damaged->second.error;
   return fail(ErrorCode::no_such, "no domain '{}' on {}", name, config_.name);
 }
 
@@ -383,11 +513,12 @@ Task<Result<Agent::Entry*>> Agent::find_or_take(std::string name) {
   auto owned = std::make_shared<Entry>();
   Entry& entry = *owned;
   entry.record.name = name;
-  entry.record.generation = Generation(1);
+  entry.record.generation = fresh_generation(name);
   if (auto taken_in = take_in(entry, std::move(domain.value())); !taken_in) {
     co_return taken_in.error();
   }
   entries_[name] = std::move(owned);
+  retired_.erase(name);
   watch_exit(entry);
   events_.record(Severity::info, name, "domain_found",
                  fmt::format("runs on {} ({})", config_.name, entry.domain->accelerator_name()));
@@ -412,19 +543,45 @@ void Agent::remove_replay_gate(Entry& entry) {
     spdlog::warn("domain={} {}", entry.record.name, removed.error().message());
 }
 
-Task<void> Agent::forget(std::string name) {
+// The domain, or its image, is not on this host any more. Its generation stays on record: an older
+// copy elsewhere that wants this host as its backup must learn that it is not the newest.
+void Agent::retire(DomainRecord record, std::string note) {
+  const std::string name = record.name;
+  record.role = Role::retired;
+  record.protection = 0;
+  record.solo = record.protect_again = false;
+  record.note = std::move(note);
+  record.config = record.runtime = nullptr;
+  if (auto saved = store_.save(record); !saved)
+    events_.record(Severity::critical, name, "state_not_saved", saved.error().message());
+  retired_[name] = std::move(record);
   if (const auto found = entries_.find(name); found != entries_.end())
     remove_replay_gate(*found->second);
-  if (auto removed = store_.remove(name); !removed) spdlog::error("{}", removed.error().message());
   entries_.erase(name);
-  co_return;
+}
+
+void Agent::retire(const std::string& name, std::string note) {
+  const auto found = entries_.find(name);
+  if (found != entries_.end()) retire(found->second->record, std::move(note));
+}
+
+// For a domain that somebody starts or has started here: above all that this host ever knew of it.
+Generation Agent::fresh_generation(const std::string& name) const {
+  Generation newest;
+  if (const auto known = retired_.find(name); known != retired_.end())
+    newest = known->second.generation;
+  if (const auto known = entries_.find(name); known != entries_.end())
+    newest = std::max(newest, known->second->record.generation);
+  return newest.next();
 }
 
 json::object Agent::status_of(const Entry& entry) const {
-  json::object status = {{"name", entry.record.name},
-                         {"role", to_string(entry.record.role)},
-                         {"hypervisor", hypervisor_->name()},
-                         {"generation", entry.record.generation.value}};
+  json::object status = {
+      {"name", entry.record.name},
+      // A promotion under way is the backup's business until it is over.
+      {"role", to_string(entry.record.role == Role::promoting ? Role::backup : entry.record.role)},
+      {"hypervisor", hypervisor_->name()},
+      {"generation", entry.record.generation.value}};
   auto& conditions = entry.conditions;
   if (entry.domain) {
     status["accelerator"] = entry.domain->accelerator_name();
@@ -438,8 +595,8 @@ json::object Agent::status_of(const Entry& entry) const {
   if (entry.failure) {
     status["state"] = "failed";
     conditions.clear();
-    conditions.set("Running", false, "HypervisorDied", *entry.failure);
-    conditions.set("OutputFlowing", false, "HypervisorDied", *entry.failure);
+    conditions.set("Running", false, entry.failure_reason, *entry.failure);
+    conditions.set("OutputFlowing", false, entry.failure_reason, *entry.failure);
   } else if (entry.starting) {
     status["state"] = "starting";
     conditions.set("Running", false, "Starting", "the hypervisor is being started");
@@ -469,11 +626,26 @@ json::object Agent::status_of(const Entry& entry) const {
   return status;
 }
 
+// What may run of it here is unknown; its gate, if it has one, is left closed.
+json::object Agent::status_of_damaged(const std::string& name, const Damage& damage) const {
+  const std::string message = fmt::format("{}; `understudy repair {}` lists what can be done",
+                                          damage.error.message(), name);
+  Conditions conditions;
+  conditions.set("Running", std::nullopt, "RecordDamaged", message);
+  conditions.set("OutputFlowing", std::nullopt, "RecordDamaged", message);
+  return {{"name", name},
+          {"role", "unknown"},
+          {"state", "failed"},
+          {"hypervisor", hypervisor_->name()},
+          {"conditions", conditions.to_json()}};
+}
+
 // --- requests: looking ---
 
 json::value Agent::status() const {
   json::array domains;
   for (const auto& [name, entry] : entries_) domains.push_back(status_of(*entry));
+  for (const auto& [name, damage] : damaged_) domains.push_back(status_of_damaged(name, damage));
   return {{"schema", 1},
           {"host", config_.name},
           {"version", UNDERSTUDY_VERSION},
@@ -509,6 +681,8 @@ std::string Agent::metrics() const {
 }
 
 Result<json::value> Agent::domain_status(const std::string& name) const {
+  if (const auto damaged = damaged_.find(name); damaged != damaged_.end())
+    return json::value(status_of_damaged(name, damaged->second));
   BOOST_OUTCOME_TRY(const auto* entry, find(name));
   return json::value(status_of(*entry));
 }
@@ -534,14 +708,13 @@ Task<Result<json::value>> Agent::start_domain(const std::string& config_toml,
       co_return fail(ErrorCode::exists, "{} is on {} already ({})", name, config_.name,
                      to_string(found->second->record.role));
     }
-    co_await forget(name);
   }
-  if (damaged_.contains(name)) co_return damaged_.at(name);
+  if (damaged_.contains(name)) co_return damaged_.at(name).error;
 
   auto owned = std::make_shared<Entry>();
   Entry& entry = *owned;
   entry.record.name = name;
-  entry.record.generation = Generation(1);
+  entry.record.generation = fresh_generation(name);
   entry.starting = true;
   entry.busy = true;
   entries_[name] = std::move(owned);
@@ -558,6 +731,7 @@ Task<Result<json::value>> Agent::start_domain(const std::string& config_toml,
     entries_.erase(name);
     co_return taken_in.error();
   }
+  retired_.erase(name);
   watch_exit(entry);
   events_.record(Severity::info, name, "domain_started",
                  fmt::format("runs on {} ({})", config_.name, entry.domain->accelerator_name()));
@@ -601,7 +775,7 @@ Task<Result<void>> Agent::stop_domain(const std::string& name, bool force) {
   }
   events_.record(Severity::info, name, "domain_stopped", "stopped by an operator");
   claim.release();
-  co_await forget(name);
+  retire(name, "stopped by an operator");
   co_return ok();
 }
 
@@ -631,14 +805,14 @@ Task<void> Agent::on_exit(std::string name, DomainExit exit) {
     co_return;
   }
   if (orderly) {
-    co_await forget(name);
-  } else {
-    entry.failure = exit.description;
-    remove_replay_gate(entry);
-    entry.domain.reset();
-    if (auto removed = store_.remove(name); !removed)
-      spdlog::error("{}", removed.error().message());
+    retire(name, "the guest powered off");
+    co_return;
   }
+  entry.failure = exit.description;
+  entry.domain.reset();
+  const auto kept = found->second;
+  retire(kept->record, exit.description);
+  entries_[name] = kept;  // Status goes on to say why it does not run.
 }
 
 // --- requests: protection ---
@@ -671,6 +845,7 @@ Task<std::vector<Finding>> Agent::local_findings(const Entry& entry, const std::
     findings.push_back(
         refusal("heartbeats", fmt::format("{} is not heard ({})", to, reason_of(view))));
   }
+  findings.push_back(co_await arbiter_finding(to));
   findings.push_back(co_await gate_finding());
   if (entry.domain->tracking() != TrackingMethod::full_compare) {
     findings.push_back(fine("write tracking", std::string(to_string(entry.domain->tracking()))));
@@ -681,6 +856,13 @@ Task<std::vector<Finding>> Agent::local_findings(const Entry& entry, const std::
                      entry.domain->tracking_reason())});
   }
   co_return findings;
+}
+
+Task<Finding> Agent::arbiter_finding(std::string peer) {
+  ArbiterService& arbiter = arbiter_for(peer);
+  auto probed = co_await arbiter.probe();
+  if (!probed) co_return refusal("arbiter", probed.error().message());
+  co_return fine("arbiter", probed.value());
 }
 
 // Also on the backup: it will be the primary one day.
@@ -711,6 +893,7 @@ Task<Result<json::value>> Agent::check(const std::string& name, const std::strin
     const json::object request = {{"request", "check"},
                                   {"domain", name},
                                   {"hypervisor", hypervisor_->name()},
+                                  {"arbiter", arbiter_for(to).name()},
                                   {"config", entry->domain->config().to_json()}};
     auto answer = co_await ask_peer(to, request);
     const auto* theirs = answer ? answer.value().if_contains("findings") : nullptr;
@@ -767,6 +950,9 @@ Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectR
     co_return fail(ErrorCode::failed, "{} cannot be protected to {}: {}", name, request.to,
                    reasons);
   }
+  const ProtectionId protection(random_number());
+  auto opened = co_await arbiter_for(request.to).begin(name, protection, entry->record.generation);
+  if (!opened) co_return opened.error().in("the arbiter does not take the protection down");
   if (const auto session = entry->primary;
       session) {  // Solo: its gate is open, nothing is left to ask.
     co_await session->retire();
@@ -781,13 +967,14 @@ Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectR
   entry->record.mode = request.mode;
   entry->record.interval_us = static_cast<std::uint64_t>(request.interval.count());
   entry->record.replay = request.replay;
-  entry->record.protection = random_number();
+  entry->record.protection = protection.value;
   entry->record.solo = false;
   entry->record.protect_again = false;
   if (auto saved = save(*entry); !saved) {
     entry->record = std::move(before);
     co_return saved.error();
   }
+  fault_point("protect.recorded");
   begin_primary(*entry, false);
   events_.record(Severity::info, name, "synchronisation_started",
                  fmt::format("copying all memory to {}", request.to), {{"peer", request.to}});
@@ -795,9 +982,9 @@ Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectR
 }
 
 void Agent::begin_primary(Entry& entry, bool taken_up_again) {
-  entry.primary =
-      std::make_shared<PrimarySession>(services(), entries_.at(entry.record.name), *entry.domain,
-                                       entry.record, entry.replay_gate, taken_up_again);
+  entry.primary = std::make_shared<PrimarySession>(services(entry.record.peer),
+                                                   entries_.at(entry.record.name), *entry.domain,
+                                                   entry.record, entry.replay_gate, taken_up_again);
   entry.primary->start([this, name = entry.record.name](PrimaryEnd end) {
     boost::asio::co_spawn(context_, end_primary(name, end), rethrow);
   });
@@ -816,14 +1003,12 @@ Task<void> Agent::end_primary(std::string name, PrimaryEnd end) {
     if (auto saved = save(entry); !saved)
       spdlog::error("domain={} {}", name, saved.error().message());
     if (entry.domain) (void)co_await entry.domain->stop_tracking();
-    if (end == PrimaryEnd::resigned && !stopping_)
-      boost::asio::co_spawn(context_, protect_again(name), rethrow);
     co_return;
   }
   entry.stopping = true;
   if (entry.domain) (void)co_await entry.domain->destroy();
   if (session) session->remove_gate();
-  co_await forget(name);
+  retire(name, end == PrimaryEnd::superseded ? "another host runs it" : "it ended here");
 }
 
 Task<Result<json::value>> Agent::unprotect(const std::string& name) {
@@ -850,6 +1035,14 @@ Task<Result<json::value>> Agent::promote(const std::string& name, bool force) {
                    "is thrown away",
                    entry->record.peer);
   }
+  if (ArbiterService& arbiter = arbiter_for(entry->record.peer);
+      arbiter.may_grant_solo() && !force) {
+    co_return fail(
+        ErrorCode::needs_force,
+        "by hand the arbiter ({}) is not asked: promise that {} does not run {} alone, and "
+        "will not (it may have been granted that)",
+        arbiter.name(), entry->record.peer, name);
+  }
   BOOST_OUTCOME_CO_TRY(entry->backup->promote(Promotion::Cause::operator_word, "operator",
                                               view.ever_heard ? view.last_sign_of_life : now()));
   peers_->tell_now();
@@ -869,6 +1062,83 @@ Task<Result<json::value>> Agent::solo(const std::string& name, bool promised) {
   const auto session = entry->primary;
   BOOST_OUTCOME_CO_TRY(co_await session->solo());
   co_return json::value(status_of(*entry));
+}
+
+Trouble Agent::trouble_of(const std::string& name) const {
+  if (const auto damaged = damaged_.find(name); damaged != damaged_.end()) {
+    switch (damaged->second.kind) {
+      case Damage::Kind::torn:
+        return Trouble::record_damaged;
+      case Damage::Kind::older:
+        return Trouble::record_older;
+      case Damage::Kind::lost:
+        return Trouble::record_lost;
+    }
+  }
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) return retired_.contains(name) ? Trouble::retired : Trouble::none;
+  const Entry& entry = *found->second;
+  if (entry.failure) {
+    return entry.record.role == Role::promoting ? Trouble::promotion_cut_off
+                                                : Trouble::domain_failed;
+  }
+  if (!entry.primary) return Trouble::none;
+  const EpochPrimary& decisions = entry.primary->decisions();
+  if (decisions.trouble() == EpochPrimary::Event::split_brain) return Trouble::split_brain;
+  if (decisions.trouble() == EpochPrimary::Event::newer_copy_lost) return Trouble::newer_copy_lost;
+  return decisions.state() == EpochPrimary::State::backup_lost ? Trouble::backup_lost
+                                                               : Trouble::none;
+}
+
+Result<json::value> Agent::repair_choices_of(const std::string& name) const {
+  if (!damaged_.contains(name) && !retired_.contains(name)) {
+    BOOST_OUTCOME_TRY(find(name));
+  }
+  const auto found = entries_.find(name);
+  const auto retired = retired_.find(name);
+  std::string peer;
+  std::string note;
+  if (retired != retired_.end()) {
+    peer = retired->second.peer;
+    note = fmt::format("generation {}: {}", retired->second.generation, retired->second.note);
+  }
+  if (found != entries_.end()) {
+    peer = found->second->record.peer;
+    note = found->second->failure.value_or("");
+  }
+  if (const auto damaged = damaged_.find(name); damaged != damaged_.end())
+    note = damaged->second.error.message();
+  const Trouble trouble = trouble_of(name);
+  return json::value{{"domain", name},
+                     {"trouble", to_string(trouble)},
+                     {"message", note},
+                     {"choices", to_json(repair_choices(trouble, name, peer))}};
+}
+
+Task<Result<json::value>> Agent::repair(const std::string& name, std::string choice) {
+  const Trouble trouble = trouble_of(name);
+  bool offered = false;
+  for (const auto& one : repair_choices(trouble, name, "")) offered |= one.name == choice;
+  if (choice.empty() || !offered)
+    co_return fail(ErrorCode::usage, "'{}' is no choice for {} (trouble: {})", choice, name,
+                   to_string(trouble));
+  events_.record(Severity::warning, name, "repair",
+                 fmt::format("an operator chose '{}' ({})", choice, to_string(trouble)));
+  if (choice == "trust") {
+    BOOST_OUTCOME_CO_TRY(auto record, store_.read_older(name));
+    BOOST_OUTCOME_CO_TRY(store_.save(record));
+    damaged_.erase(name);
+    co_await take_up_entry(std::move(record));
+  } else if (damaged_.contains(name)) {
+    BOOST_OUTCOME_CO_TRY(store_.set_aside(name));
+    damaged_.erase(name);
+  } else {
+    BOOST_OUTCOME_CO_TRY(store_.remove(name));
+    retired_.erase(name);
+    entries_.erase(name);
+  }
+  const json::object repaired = {{"domain", name}, {"choice", choice}};
+  co_return json::value(repaired);
 }
 
 Task<Result<json::value>> Agent::set(const std::string& name, const SetRequest& request) {
@@ -1032,6 +1302,9 @@ Task<json::object> Agent::answer_control(const std::string& peer, json::object r
   if (*hypervisor != json::value(hypervisor_->name()))
     findings.push_back(refusal(
         "hypervisor", fmt::format("{} runs domains on {}", config_.name, hypervisor_->name())));
+  if (auto other = other_arbiter(peer, arbiter_named_in(request)); other)
+    findings.push_back(refusal("arbiter", *other));
+  findings.push_back(co_await arbiter_finding(peer));
   auto config = DomainConfig::from_json(*config_json);
   if (!config) {
     findings.push_back(refusal("configuration", config.error().message()));
@@ -1073,6 +1346,27 @@ Task<void> Agent::serve_bulk(std::shared_ptr<transport::Link> link) {
   co_await session->serve(link);
 }
 
+// Two hosts of which only one asks the arbiter could both come to speak.
+std::optional<std::string> Agent::other_arbiter(const std::string& peer, std::string_view theirs) {
+  const std::string_view ours = arbiter_for(peer).name();
+  if (ours == theirs) return std::nullopt;
+  return fmt::format("{} has the arbiter '{}' for this pair, {} has '{}': configure the same",
+                     config_.name, ours, peer, theirs);
+}
+
+// The answer to a primary whose copy is not the newest that this host has known, though nothing of
+// the newer one is left here.
+ProtectionReply Agent::outdated(const ProtectionBegin& begin, Generation known) const {
+  ProtectionReply refused;
+  refused.view.generation = known;
+  refused.refusal =
+      fail(ErrorCode::not_authorized,
+           "generation {} of {} is over: {} has known generation {}, which is gone (`understudy "
+           "repair {}` there lists what can be done)",
+           begin.generation, begin.domain, config_.name, known, begin.domain);
+  return refused;
+}
+
 // What this host is to a domain decides what it answers to a primary that wants it as a backup.
 Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, ProtectionBegin begin) {
   const auto found = entries_.find(begin.domain);
@@ -1112,11 +1406,23 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
       const auto session = entry.backup;
       co_await session->discard("replaced by a new protection");
       while (entries_.contains(begin.domain)) co_await sleep_for(std::chrono::milliseconds(1));
+    } else if (begin.generation < entry.record.generation) {
+      // It was taken over here, and is gone: whoever asks is older.
+      co_return outdated(begin, entry.record.generation);
     } else {
-      co_await forget(begin.domain);  // The remains of a domain that failed here.
+      entries_.erase(begin.domain);  // The remains of a domain that failed here.
     }
   }
+  // Nothing may be written over a record that nobody could read.
+  if (const auto damaged = damaged_.find(begin.domain); damaged != damaged_.end())
+    co_return fail(ErrorCode::bad_data, "{} cannot hold {}: {}; see `understudy repair {}` there",
+                   config_.name, begin.domain, damaged->second.error.message(), begin.domain);
+  if (const auto known = retired_.find(begin.domain);
+      known != retired_.end() && begin.generation < known->second.generation)
+    co_return outdated(begin, known->second.generation);
 
+  if (auto other = other_arbiter(peer, begin.arbiter); other)
+    co_return fail(ErrorCode::config, "{}", *other);
   if (begin.hypervisor != hypervisor_->name())
     co_return fail(ErrorCode::config, "{} runs domains on {}, not on {}", config_.name,
                    hypervisor_->name(), begin.hypervisor);
@@ -1146,8 +1452,9 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
   if (!standby) co_return give_up(standby.error());
   entry.record.runtime = standby.value()->runtime_state();
   if (auto saved = save(entry); !saved) co_return give_up(saved.error());
+  retired_.erase(begin.domain);
   auto session = BackupSession::create(
-      services(), entries_.at(begin.domain), entry.record, std::move(standby.value()),
+      services(peer), entries_.at(begin.domain), entry.record, std::move(standby.value()),
       [this, name = begin.domain](BackupEnd end, std::unique_ptr<Domain> promoted,
                                   std::shared_ptr<ReplayGate> replay_gate) {
         boost::asio::co_spawn(
@@ -1170,15 +1477,13 @@ Task<void> Agent::end_backup(std::string name, BackupEnd end, std::unique_ptr<Do
   if (end == BackupEnd::discarded) {
     events_.record(Severity::info, name, "image_dropped",
                    fmt::format("the image held for {} is gone", entry.record.peer));
-    co_await forget(name);
+    retire(name, "its image was given up");
     co_return;
   }
   entry.promotion = session->promotion_record();
   entry.replay_gate = std::move(replay_gate);
   entry.conditions.clear();
-  entry.record.role = Role::unprotected;
-  if (auto taken_in = take_in(entry, std::move(promoted)); !taken_in)
-    events_.record(Severity::critical, name, "state_not_saved", taken_in.error().message());
+  become_voice(entry, std::move(promoted));
   watch_exit(entry);
   peers_->tell_now();
 }
@@ -1231,7 +1536,8 @@ void Agent::on_news(const std::string& peer, const HeartbeatDomain& news, Instan
     events_.record(Severity::info, news.domain, "superseded",
                    fmt::format("{} runs it at generation {}", peer, news.generation),
                    {{"peer", peer}});
-    boost::asio::co_spawn(context_, forget(news.domain), rethrow);
+    entry.record.generation = news.generation;
+    retire(news.domain, fmt::format("{} runs it", peer));
     return;
   }
   if (entry.primary) entry.primary->on_peer_news(news, echoed);

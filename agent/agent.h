@@ -29,7 +29,9 @@
 #include "agent/event_log.h"
 #include "agent/peer_watch.h"
 #include "agent/primary_session.h"
+#include "agent/repair.h"
 #include "agent/state_store.h"
+#include "arbiter/arbiter_service.h"
 #include "hypervisor/domain.h"
 #include "transport/link.h"
 #include "transport/pairing.h"
@@ -89,6 +91,10 @@ class Agent {
   Task<Result<boost::json::value>> unprotect(const std::string& name);
   Task<Result<boost::json::value>> promote(const std::string& name, bool force);
   Task<Result<boost::json::value>> solo(const std::string& name, bool promised);
+  /// What troubles the domain, and the ways out of it (agent/repair.h).
+  Result<boost::json::value> repair_choices_of(const std::string& name) const;
+  /// Does the choice of that name.
+  Task<Result<boost::json::value>> repair(const std::string& name, std::string choice);
   Task<Result<boost::json::value>> set(const std::string& name, const SetRequest& request);
 
   Result<boost::json::value> create_token(std::vector<std::string> addresses,
@@ -108,9 +114,11 @@ class Agent {
     /// Where its frames are carried by us: in replay mode, and after a replay.
     std::shared_ptr<ReplayGate> replay_gate;
     std::optional<std::string> failure;  ///< Why it does not run, where it should.
+    std::string failure_reason = "HypervisorDied";
     bool starting = false;
     bool stopping = false;
-    bool busy = false;  ///< A request is at work on it.
+    bool busy = false;      ///< A request is at work on it.
+    bool renewing = false;  ///< protect_again() is at work on it.
     mutable Conditions conditions;
   };
   /// Marks an entry as busy for the time of one request. Not valid if the entry was busy.
@@ -120,7 +128,13 @@ class Agent {
         StateStore store);
   Result<void> open();
   Result<void> open_hypervisor();
-  [[nodiscard]] HostServices services();
+  /// What sessions of a pair with `peer` work with.
+  [[nodiscard]] HostServices services(const std::string& peer);
+  /// The arbiter of the pair with `peer`.
+  ArbiterService& arbiter_for(const std::string& peer);
+  void on_arbiter(const Arbiter::Claim& claim, Arbiter::Answer answer);
+  /// Protects anew what runs alone only until its backup is back.
+  Task<void> keep_renewed();
 
   Result<Entry*> find(const std::string& name) const;
   /// The entry, which must run here.
@@ -131,10 +145,17 @@ class Agent {
   /// From now on `domain` is the entry's. The error is that of save(); it is the entry's all the
   /// same.
   Result<void> take_in(Entry& entry, std::unique_ptr<Domain> domain);
+  [[nodiscard]] boost::json::object status_of_damaged(const std::string& name,
+                                                      const Damage& damage) const;
+  [[nodiscard]] Trouble trouble_of(const std::string& name) const;
   Result<void> save(const Entry& entry);
-  Task<void> forget(std::string name);
+  void retire(DomainRecord record, std::string note);
+  void retire(const std::string& name, std::string note);
+  [[nodiscard]] Generation fresh_generation(const std::string& name) const;
 
   Task<void> take_up_entry(DomainRecord record);
+  Task<void> take_up_promotion(DomainRecord record);
+  void become_voice(Entry& entry, std::unique_ptr<Domain> domain);
   void begin_primary(Entry& entry, bool taken_up_again);
   Task<void> end_primary(std::string name, PrimaryEnd end);
   Task<void> end_backup(std::string name, BackupEnd end, std::unique_ptr<Domain> promoted,
@@ -146,6 +167,10 @@ class Agent {
 
   Task<std::vector<Finding>> local_findings(const Entry& entry, const std::string& to,
                                             const std::string& mode);
+  /// Whether the arbiter of the pair with `peer` would answer.
+  Task<Finding> arbiter_finding(std::string peer);
+  std::optional<std::string> other_arbiter(const std::string& peer, std::string_view theirs);
+  [[nodiscard]] static bool wants_renewal(const Entry& entry);
   /// Whether this host's kernel can hold frames.
   Task<Finding> gate_finding();
   Task<Result<boost::json::object>> ask_peer(const std::string& peer, boost::json::value request);
@@ -153,6 +178,7 @@ class Agent {
   Task<void> on_link(std::unique_ptr<transport::Link> link);
   Task<void> serve_control(std::shared_ptr<transport::Link> link);
   Task<void> serve_bulk(std::shared_ptr<transport::Link> link);
+  [[nodiscard]] ProtectionReply outdated(const ProtectionBegin& begin, Generation known) const;
   Task<Result<ProtectionReply>> answer_begin(const std::string& peer, ProtectionBegin begin);
   Task<boost::json::object> answer_control(const std::string& peer, boost::json::object request);
 
@@ -168,7 +194,7 @@ class Agent {
   AgentConfig config_;
   StateStore store_;
   EventLog events_;
-  NoArbiter arbiter_;
+  std::map<std::string, std::unique_ptr<ArbiterService>> arbiters_;  ///< By peer, as needed.
   std::unique_ptr<Hypervisor> hypervisor_;
   transport::LocalHost self_;
   std::unique_ptr<transport::Connector> connector_;
@@ -176,7 +202,8 @@ class Agent {
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
   std::unique_ptr<PeerWatch> peers_;
   std::map<std::string, std::shared_ptr<Entry>> entries_;
-  std::map<std::string, Error> damaged_;
+  std::map<std::string, DomainRecord> retired_;  ///< What is gone from here, for its generation.
+  std::map<std::string, Damage> damaged_;
   std::set<std::string> dead_peers_;  ///< Told as dead: their return is worth an event, too.
   std::set<std::string> introduced_;  ///< Heard at least once since the start.
   bool stopping_ = false;

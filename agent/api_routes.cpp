@@ -204,6 +204,12 @@ Task<Result<HttpResponse>> domain_verb(Agent& agent, std::string name, std::stri
                          co_await agent.solo(name, promise == "backup_will_not_promote"));
     co_return answer(200, domain);
   }
+  if (verb == "repair") {
+    BOOST_OUTCOME_CO_TRY(const auto body, Body::parse(request.body, {"choice"}));
+    BOOST_OUTCOME_CO_TRY(auto choice, body.text("choice"));
+    BOOST_OUTCOME_CO_TRY(const auto repaired, co_await agent.repair(name, std::move(choice)));
+    co_return answer(200, repaired);
+  }
   if (verb == "set") {
     BOOST_OUTCOME_CO_TRY(const auto body, Body::parse(request.body, {"mode", "interval_us", "ports",
                                                                      "on_divergence"}));
@@ -251,6 +257,10 @@ Task<Result<HttpResponse>> domains(Agent& agent, const std::vector<std::string>&
   if (path.size() == 4 && path[3] == "timeline" && request.method == "GET") {
     BOOST_OUTCOME_CO_TRY(const auto timeline, agent.timeline(path[2]));
     co_return answer(200, timeline);
+  }
+  if (path.size() == 4 && path[3] == "repair" && request.method == "GET") {
+    BOOST_OUTCOME_CO_TRY(const auto choices, agent.repair_choices_of(path[2]));
+    co_return answer(200, choices);
   }
   if (path.size() == 4 && request.method == "POST") {
     co_return co_await domain_verb(agent, path[2], path[3], request);

@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "agent/replay_options.h"
+#include "base/fault_point.h"
 #include "base/run_on.h"
 #include "checkpoint/records.h"
 #include "netbuffer/announce.h"
@@ -319,6 +320,7 @@ Task<Result<void>> BackupSession::take(transport::Frame frame) {
       BOOST_OUTCOME_CO_TRY(auto end, decode_checkpoint_end(frame.payload));
       const EpochId epoch = end.epoch;
       BOOST_OUTCOME_CO_TRY(image_->complete(std::move(end)));
+      fault_point("checkpoint.whole");
       const auto addresses = image_->committed_addresses();
       addresses_.assign(addresses.begin(), addresses.end());
       co_return co_await carry_out(decisions_.on_whole(now(), epoch));
@@ -365,6 +367,7 @@ Task<Result<void>> BackupSession::carry_out(EpochBackup::Actions actions) {
                                 encode(CheckpointAcknowledged{.protection = acknowledge->protection,
                                                               .generation = acknowledge->generation,
                                                               .epoch = acknowledge->epoch})));
+        fault_point("checkpoint.acknowledged");
       }
     } else if (const auto* wanted = std::get_if<EpochBackup::Apply>(&action)) {
       co_await apply(wanted->epoch);
@@ -430,6 +433,7 @@ Task<void> BackupSession::apply(EpochId epoch) {
   const auto write_pages = [this] { return image_->apply(); };
   (void)co_await work_on_image(write_pages);
   ++checkpoints_;
+  fault_point("checkpoint.applied");
   (void)co_await carry_out(decisions_.on_applied(epoch));
   co_await carry_out_promotion(promotion_.on_applied(now()));
 }
@@ -438,17 +442,49 @@ Task<void> BackupSession::apply(EpochId epoch) {
 
 Result<void> BackupSession::promote(Promotion::Cause cause, std::string_view cause_word,
                                     Instant last_sign_of_life) {
+  primary_heard_ = std::max(primary_heard_, last_sign_of_life);
   return begin_promotion(promotion_.on_wanted(now(), cause, last_sign_of_life), cause_word);
+}
+
+Result<void> BackupSession::on_arbiter(const Arbiter::Claim& claim, Arbiter::Answer answer) {
+  if (ended_ || promotion_.claim() != claim) return ok();
+  if (promotion_.phase() != Promotion::Phase::asking) {
+    if (answer == Arbiter::Answer::granted) {
+      services_.events.record(
+          Severity::warning, record_.name, "grant_unused",
+          fmt::format("the arbiter granted generation {} when {} was back: until it is protected "
+                      "anew, {} may not go solo by itself",
+                      claim.generation, record_.peer, record_.peer),
+          {{"peer", record_.peer}});
+    }
+    return ok();
+  }
+  auto actions = promotion_.on_arbiter(now(), answer, primary_heard_);
+  if (actions.empty()) return ok();
+  return begin_promotion(std::move(actions), cause_word_);
 }
 
 Result<void> BackupSession::begin_promotion(Promotion::Actions actions,
                                             std::string_view cause_word) {
   for (const auto& action : actions) {
     if (const auto* refused = std::get_if<Promotion::Refused>(&action)) {
-      return fail(refused->refusal == Promotion::Refusal::not_authorised ? ErrorCode::not_authorized
-                                                                         : ErrorCode::failed,
-                  "{} is not promoted: {}", record_.name, in_words(refused->refusal));
+      const bool by_arbiter = refused->refusal == Promotion::Refusal::not_authorised;
+      const std::string why =
+          by_arbiter && promotion_.claim() ? services_.arbiter.explain(*promotion_.claim()) : "";
+      return fail(by_arbiter ? ErrorCode::not_authorized : ErrorCode::failed,
+                  "{} is not promoted: {}{}{}", record_.name, in_words(refused->refusal),
+                  why.empty() ? "" : ": ", why);
     }
+  }
+  if (promotion_.phase() == Promotion::Phase::asking) {
+    if (std::exchange(cause_word_, std::string(cause_word)).empty() || actions.empty()) {
+      services_.events.record(
+          Severity::critical, record_.name, "asking_arbiter",
+          fmt::format("{} is silent ({}): asking {} for the right to run the domain", record_.peer,
+                      cause_word, services_.arbiter.name()),
+          {{"peer", record_.peer}, {"generation", promotion_.claim()->generation.value}});
+    }
+    return ok();
   }
   log_.on_promote_decided();
   promotion_record_ = std::make_shared<PromotionRecord>();
@@ -489,6 +525,9 @@ Task<void> BackupSession::carry_out_promotion(Promotion::Actions actions) {
   const auto self = shared_from_this();
   for (const auto& action : actions) {
     if (const auto* persist = std::get_if<Promotion::PersistGeneration>(&action)) {
+      fault_point("promote.decided");
+      // What a crash from here on leaves is a promotion that may have spoken (Agent::take_up).
+      record_.role = Role::promoting;
       record_.generation = persist->generation;
       if (link_ != nullptr) link_->close();
       // Synced to disk on a worker: the last epoch may be applied meanwhile.
@@ -498,6 +537,7 @@ Task<void> BackupSession::carry_out_promotion(Promotion::Actions actions) {
       if (!stored) {
         promotion_failed(stored.error().in("the raised generation could not be stored").message());
       } else {
+        fault_point("promote.stored");
         co_await carry_out_promotion(promotion_.on_generation_persisted(now()));
       }
     } else if (std::holds_alternative<Promotion::ResumeDomain>(action)) {
@@ -525,6 +565,7 @@ Task<void> BackupSession::resume() {
     promotion_failed(prepared.error().in("the input log cannot be replayed").message());
     co_return;
   }
+  fault_point("promote.applied");
   auto domain = co_await standby_->promote(device_state);
   if (!domain) {
     promotion_failed(domain.error().message());
@@ -667,6 +708,7 @@ Task<void> BackupSession::discard(std::string reason) {
 void BackupSession::finish(BackupEnd end, std::unique_ptr<Domain> promoted) {
   if (ended_) return;
   ended_ = true;
+  if (promotion_.phase() == Promotion::Phase::asking) services_.arbiter.forget(*promotion_.claim());
   wake_.notify();
   boost::asio::post(services_.executor, [self = shared_from_this(), end,
                                          domain = std::move(promoted)]() mutable {
@@ -703,6 +745,15 @@ void BackupSession::add_status(boost::json::object& status, Conditions& conditio
       "ImageComplete", ready || promoting(),
       ready || promoting() ? "Committed" : (link_ != nullptr ? "Synchronising" : "ImageIncomplete"),
       ready ? fmt::format("epoch {} is whole", decisions_.committed()) : last_problem_);
+  if (promotion_.phase() == Promotion::Phase::asking && promotion_.claim()) {
+    const std::string why = services_.arbiter.explain(*promotion_.claim());
+    conditions.set("RightToRun", false, "AskingArbiter",
+                   fmt::format("{} has not granted generation {} yet{}{}", services_.arbiter.name(),
+                               promotion_.claim()->generation, why.empty() ? "" : ": ", why));
+  } else {
+    conditions.remove("RightToRun");
+  }
+  status["arbiter"] = services_.arbiter.name();
   conditions.set("PrimaryReachable", peer_reachable_, peer_reason_,
                  fmt::format("heartbeats of {}", record_.peer));
 }

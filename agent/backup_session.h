@@ -106,6 +106,8 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   /// The primary's host was heard and says what it is to the domain, for this protection. `none`
   /// begins a promotion; the error is why it was refused.
   Result<void> on_primary_heard(PeerRole role);
+  /// The arbiter has answered `claim`. The error is why nothing is promoted.
+  Result<void> on_arbiter(const Arbiter::Claim& claim, Arbiter::Answer answer);
   /// For status: whether the primary's heartbeats arrive.
   void on_peer_reachable(std::string_view reason, bool reachable);
   /// The primary said its generation in a heartbeat.
@@ -186,6 +188,8 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   std::uint64_t checkpoints_ = 0;
   std::string peer_reason_ = "NeverSeen";
   std::optional<bool> peer_reachable_;
+  std::string cause_word_;   ///< Of the promotion that waits for the arbiter.
+  Instant primary_heard_{};  ///< The last sign of life, as told with the wish.
   std::string last_problem_;
 };
 

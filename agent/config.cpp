@@ -83,6 +83,61 @@ Reader one_of(std::string& target, std::vector<std::string> choices) {
   };
 }
 
+Reader words_into(std::vector<std::string>& target) {
+  return [&target](const toml::node& node) -> Result<void> {
+    const auto* list = node.as_array();
+    target.clear();
+    for (std::size_t index = 0; list != nullptr && index < list->size(); ++index) {
+      const auto* text = (*list)[index].as_string();
+      if (text == nullptr || text->get().empty())
+        return fail(ErrorCode::config, "expected strings");
+      target.push_back(text->get());
+    }
+    if (target.empty()) return fail(ErrorCode::config, "expected a list of strings");
+    return ok();
+  };
+}
+
+// One [arbiter.PEER] section.
+Result<ArbiterConfig> read_arbiter(std::string_view file_name, const std::string& where,
+                                   const toml::node& node) {
+  const auto* section = node.as_table();
+  if (section == nullptr)
+    return at(file_name, node, where, "expected a section, [arbiter.PEER] or [arbiter.default]");
+  ArbiterConfig arbiter;
+  const std::map<std::string, Reader> keys = {
+      {"kind", one_of(arbiter.kind, {"none", "etcd", "fence"})},
+      {"solo_after", into(arbiter.solo_after)},
+      {"timeout", into(arbiter.timeout)},
+      {"endpoints", into(arbiter.endpoints)},
+      {"ca_file", into(arbiter.ca_file)},
+      {"certificate_file", into(arbiter.certificate_file)},
+      {"key_file", into(arbiter.key_file)},
+      {"prefix", into(arbiter.prefix)},
+      {"command", words_into(arbiter.command)},
+      {"options_file", into(arbiter.options_file)},
+  };
+  for (const auto& [key, value] : *section) {
+    const std::string name(key.str());
+    const auto reader = keys.find(name);
+    if (reader == keys.end()) {
+      std::vector<std::string> known;
+      for (const auto& [known_key, unused] : keys) known.push_back(known_key);
+      return at(file_name, value, where + "." + name,
+                fmt::format("no such key; known are {}", fmt::join(known, ", ")));
+    }
+    if (auto taken = reader->second(value); !taken)
+      return at(file_name, value, where + "." + name, taken.error().message());
+  }
+  if (arbiter.kind == "etcd" && (arbiter.endpoints.empty() || arbiter.ca_file.empty()))
+    return at(file_name, node, where, "etcd needs endpoints and ca_file");
+  if (arbiter.kind == "fence" && arbiter.command.empty())
+    return at(file_name, node, where, "fence needs a command");
+  if (arbiter.certificate_file.empty() != arbiter.key_file.empty())
+    return at(file_name, node, where, "certificate_file and key_file belong together");
+  return arbiter;
+}
+
 bool valid_host_name(std::string_view name) {
   return !name.empty() && name.size() <= 63 &&
          std::isalnum(static_cast<unsigned char>(name.front())) != 0 &&
@@ -159,7 +214,13 @@ Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_vi
   };
   for (const auto& [key, node] : document) {
     const std::string name(key.str());
-    if (const auto* section = node.as_table(); section != nullptr) {
+    if (const auto* section = node.as_table(); name == "arbiter" && section != nullptr) {
+      for (const auto& [peer, inner_node] : *section) {
+        const std::string peer_name(peer.str());
+        BOOST_OUTCOME_TRY(config.arbiters[peer_name],
+                          read_arbiter(file_name, "arbiter." + peer_name, inner_node));
+      }
+    } else if (section != nullptr) {
       for (const auto& [inner_key, inner_node] : *section) {
         BOOST_OUTCOME_TRY(read(name + "." + std::string(inner_key.str()), inner_node));
       }
@@ -187,6 +248,14 @@ Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_vi
   if (config.control_socket.empty())
     config.control_socket = config.runtime_directory / "understudyd.sock";
   return config;
+}
+
+const ArbiterConfig& AgentConfig::arbiter_for(const std::string& peer) const {
+  static const ArbiterConfig kNone;
+  for (const std::string& wanted : {peer, std::string("default")}) {
+    if (const auto found = arbiters.find(wanted); found != arbiters.end()) return found->second;
+  }
+  return kNone;
 }
 
 Result<AgentConfig> AgentConfig::from_file(const std::filesystem::path& path) {

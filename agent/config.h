@@ -8,11 +8,13 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "arbiter/arbiter_config.h"
 #include "base/result.h"
 
 namespace understudy {
@@ -48,6 +50,11 @@ struct AgentConfig {
   std::filesystem::path preload_library;
 
   std::string log_level = "info";
+
+  /// By the peer's name; "default" is for all others.
+  std::map<std::string, ArbiterConfig> arbiters;
+  /// The arbiter of the pair with `peer`; kind none unless configured.
+  [[nodiscard]] const ArbiterConfig& arbiter_for(const std::string& peer) const;
 
   /// Reads `text`; `file_name` names it in errors ("hostA.toml:7: detection.deadline: …").
   static Result<AgentConfig> from_toml(std::string_view text, std::string_view file_name);

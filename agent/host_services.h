@@ -7,7 +7,7 @@
 #include "agent/config.h"
 #include "agent/event_log.h"
 #include "agent/state_store.h"
-#include "failover/arbiter.h"
+#include "arbiter/arbiter_service.h"
 #include "hypervisor/domain.h"
 #include "transport/link.h"
 
@@ -22,7 +22,7 @@ struct HostServices {
   EventLog& events;
   const StateStore& store;
   Hypervisor& hypervisor;
-  Arbiter& arbiter;
+  ArbiterService& arbiter;  ///< Of the pair that the session belongs to.
   transport::Connector& connector;
 };
 

@@ -8,6 +8,7 @@
 #include <boost/json.hpp>
 
 #include "agent/replay_options.h"
+#include "base/fault_point.h"
 #include "checkpoint/precopy_policy.h"
 #include "checkpoint/records.h"
 
@@ -45,6 +46,8 @@ EpochPrimary::Config decisions_config(const HostServices& services, const Domain
   // the same deadline.
   config.lease = services.config.deadline * 3 / 4;
   config.taken_up_again = taken_up_again;
+  if (services.arbiter.may_grant_solo()) config.ask_solo_after = services.arbiter.solo_after();
+  config.grants_last = services.arbiter.grants_last();
   return config;
 }
 
@@ -147,6 +150,7 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
                               .hypervisor = services_.hypervisor.name(),
                               .mode = record_.mode,
                               .interval_us = record_.interval_us,
+                              .arbiter = std::string(services_.arbiter.name()),
                               .config = domain_.config().to_json(),
                               .replay = record_.replay};
   if (auto sent = co_await link->send(FrameType::protection_begin, {}, encode(begin)); !sent) {
@@ -186,6 +190,7 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
   last_problem_.clear();
   link_ = link;
   peer_log_ = reply.value().log;
+  fault_point("protect.link_up");
   carry_out(decisions_.on_link_up(now(), reply.value().view));
   if (gate_ != nullptr) gate_->on_link_up(peer_log_);
   while (!ended_) {
@@ -207,6 +212,7 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
                                            acknowledged.value().generation,
                                            acknowledged.value().epoch));
       if (decisions_.acknowledged() > before) ++checkpoints_;
+      fault_point("checkpoint.released");
     } else if (received.value().type == FrameType::log_acknowledgement) {
       // A gate that keeps no log may have followed one that did.
       if (gate_ == nullptr || !gate_is_for_replay_) continue;
@@ -269,12 +275,28 @@ void PrimarySession::carry_out(const EpochPrimary::Actions& actions) {
       }
     } else if (const auto* event = std::get_if<EpochPrimary::Report>(&action)) {
       report(*event);
+    } else if (const auto* wanted = std::get_if<EpochPrimary::AskArbiter>(&action)) {
+      const Arbiter::Claim claim = claim_on(wanted->generation);
+      const Arbiter::Answer answer = services_.arbiter.ask(claim);
+      if (answer != Arbiter::Answer::pending) on_arbiter(claim, answer);
+    } else if (const auto* unwanted = std::get_if<EpochPrimary::ForgetClaim>(&action)) {
+      services_.arbiter.forget(claim_on(unwanted->generation));
     } else {
       pending_.push_back(action);
     }
   }
   wake_.notify();
   changed_.notify_all();
+}
+
+Arbiter::Claim PrimarySession::claim_on(Generation generation) const {
+  return {record_.name, decisions_.protection(), generation, Arbiter::Claimant::primary};
+}
+
+void PrimarySession::on_arbiter(const Arbiter::Claim& claim, Arbiter::Answer answer) {
+  if (ended_ || answer == Arbiter::Answer::pending || claim.protection != decisions_.protection())
+    return;
+  carry_out(decisions_.on_arbiter(now(), claim.generation, answer == Arbiter::Answer::granted));
 }
 
 void PrimarySession::report(const EpochPrimary::Report& report) {
@@ -327,7 +349,20 @@ void PrimarySession::report(const EpochPrimary::Report& report) {
       return tell(Severity::critical, "split_brain",
                   fmt::format("{} runs the domain, too: stop one of them", peer));
     case EpochPrimary::Event::went_solo:
-      return tell(Severity::warning, "solo", "runs on without a backup, by an operator's word");
+      return tell(Severity::warning, "solo",
+                  decisions_.solo_by_grant()
+                      ? fmt::format("runs on without a backup, by a grant of {}; protected again "
+                                    "when {} is back",
+                                    services_.arbiter.name(), peer)
+                      : "runs on without a backup, by an operator's word");
+    case EpochPrimary::Event::asking_arbiter:
+      return tell(Severity::warning, "asking_arbiter",
+                  fmt::format("asking {} for the right to speak without {}",
+                              services_.arbiter.name(), peer));
+    case EpochPrimary::Event::arbiter_refused:
+      return tell(Severity::critical, "arbiter_refused",
+                  fmt::format("{} does not let the domain speak here: {}", services_.arbiter.name(),
+                              services_.arbiter.explain(claim_on(*decisions_.claim()))));
     case EpochPrimary::Event::unprotected:
       return tell(Severity::info, "unprotected",
                   fmt::format("no longer protected; {} holds no image", peer));
@@ -344,9 +379,11 @@ Task<void> PrimarySession::perform(EpochPrimary::Action action) {
   } else if (const auto* synchronise_wanted = std::get_if<EpochPrimary::Synchronise>(&action)) {
     co_await synchronise(synchronise_wanted->epoch);
   } else if (const auto* persist = std::get_if<EpochPrimary::PersistGeneration>(&action)) {
-    record_.generation = persist->generation;
-    record_.solo = true;
-    if (auto saved = services_.store.save(record_); !saved) {
+    DomainRecord decided = record_;
+    decided.generation = persist->generation;
+    decided.solo = true;
+    decided.protect_again = decisions_.solo_by_grant();
+    if (auto saved = services_.store.save(decided); !saved) {
       last_problem_ = saved.error().message();
       services_.events.record(
           Severity::critical, record_.name, "state_not_saved",
@@ -355,6 +392,8 @@ Task<void> PrimarySession::perform(EpochPrimary::Action action) {
       decisions_.on_persist_failed();
       co_return;
     }
+    record_ = std::move(decided);
+    fault_point("solo.stored");
     carry_out(decisions_.on_generation_persisted(now(), persist->generation));
   } else if (std::holds_alternative<EpochPrimary::Reconnect>(action)) {
     if (link_ != nullptr) link_->close();
@@ -363,8 +402,10 @@ Task<void> PrimarySession::perform(EpochPrimary::Action action) {
                             "unprotected by an operator"};
     if (auto asked = co_await send(FrameType::protection_end, encode(end)); !asked)
       last_problem_ = asked.error().message();
-  } else if (std::holds_alternative<EpochPrimary::DestroyDomain>(action)) {
+  } else if (const auto* destroy = std::get_if<EpochPrimary::DestroyDomain>(&action)) {
+    record_.generation = std::max(record_.generation, destroy->generation);
     // Order matters: the copy must be gone before its rules are.
+    fault_point("renew.before_destroy");
     if (auto destroyed = co_await domain_.destroy(); !destroyed) {
       last_problem_ = destroyed.error().message();
       services_.events.record(
@@ -400,6 +441,7 @@ Result<void> PrimarySession::close_gate() {
     options.interfaces.push_back({output.device, output.bridge, output.mac});
   BOOST_OUTCOME_TRY(auto gate, OutputGate::close(services_.executor, std::move(options)));
   gate_ = std::make_unique<RemusGatekeeper>(std::move(gate));
+  fault_point("protect.gate_closed");
   return ok();
 }
 
@@ -622,6 +664,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   part(PausePart::stop) = microseconds_between(asked, stopped);
 
   // From here on the guest stands still: every way out must let it go on.
+  fault_point("checkpoint.paused");
   DirtySet dirty;
   auto sealed = co_await seal(epoch);
   const Instant barred = now();
@@ -635,6 +678,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
     co_return sealed.error();
   }
 
+  fault_point("checkpoint.sealed");
   // The announcement of the checkpoint and its first batches leave while the rest is copied.
   Result<void> copied = ok();
   if (upon == Upon::epoch_before) {
@@ -664,6 +708,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   part(PausePart::resume) = microseconds_between(saved, resumed);
   if (!rest) co_return rest.error();
 
+  fault_point("checkpoint.captured");
   pauses_.add(pause);
   const std::uint64_t looked_at = count_pages(carried_over_);
   carried_over_.clear();
@@ -683,6 +728,7 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
                           .learnt_addresses = learnt_addresses()};
   BOOST_OUTCOME_CO_TRY(co_await send(FrameType::checkpoint_end, encode(end)));
   decisions_.on_sent(epoch);
+  fault_point("checkpoint.sent");
   co_return ok();
 }
 
@@ -801,6 +847,7 @@ Task<void> PrimarySession::on_domain_exit(const DomainExit& exit) {
 void PrimarySession::finish(PrimaryEnd end) {
   if (ended_) return;
   ended_ = true;
+  if (decisions_.claim()) services_.arbiter.forget(claim_on(*decisions_.claim()));
   end_ = end;
   if (link_ != nullptr) link_->close();
   if (gate_ != nullptr && end != PrimaryEnd::unprotected && end != PrimaryEnd::resigned) {
@@ -831,6 +878,7 @@ void PrimarySession::add_status(boost::json::object& status, Conditions& conditi
   status["committed_epoch"] = decisions_.acknowledged().value;
   status["checkpoints"] = checkpoints_;
   status["interval_us"] = decisions_.interval().count();
+  status["arbiter"] = services_.arbiter.name();
   status["stretched"] = decisions_.stretched();
   if (!pauses_.empty()) {
     status["pause_ms"] = pauses_.summary_ms();
@@ -906,7 +954,12 @@ void PrimarySession::update_conditions(Conditions& conditions) const {
                                  peer, record_.name));
       break;
     case State::solo:
-      conditions.set("Protected", false, "Solo", "runs without a backup, by an operator's word");
+      conditions.set("Protected", false, "Solo",
+                     decisions_.solo_by_grant()
+                         ? fmt::format("runs without a backup, by a grant of {}; protected again "
+                                       "when {} is back",
+                                       services_.arbiter.name(), peer)
+                         : "runs without a backup, by an operator's word");
       conditions.set("OutputFlowing", true, "GateOpen", "the gate is open");
       break;
     case State::superseded:
@@ -915,6 +968,18 @@ void PrimarySession::update_conditions(Conditions& conditions) const {
       break;
     case State::ended:
       break;
+  }
+  if (decisions_.state() == State::backup_lost && services_.arbiter.may_grant_solo()) {
+    const std::string why =
+        decisions_.claim() ? services_.arbiter.explain(claim_on(*decisions_.claim())) : "";
+    const std::string_view word = !decisions_.claim()          ? "NotAskedYet"
+                                  : decisions_.claim_refused() ? "ArbiterRefused"
+                                                               : "AskingArbiter";
+    conditions.set("RightToRun", false, word,
+                   fmt::format("{} has not granted this host to speak without {}{}{}",
+                               services_.arbiter.name(), peer, why.empty() ? "" : ": ", why));
+  } else {
+    conditions.remove("RightToRun");
   }
   conditions.set("BackupReachable", peer_reachable_, peer_reason_,
                  fmt::format("heartbeats of {}", peer));

@@ -90,6 +90,8 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   /// held at that moment is lost, as in a network.
   Task<Result<void>> on_options_changed();
 
+  /// The arbiter has answered a claim of this session's.
+  void on_arbiter(const Arbiter::Claim& claim, Arbiter::Answer answer);
   /// A heartbeat of the peer says what it is to the domain, and echoes one of ours sent at
   /// `echoed`.
   void on_peer_news(const HeartbeatDomain& news, Instant echoed);
@@ -142,6 +144,7 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   void finish(PrimaryEnd end);
   Task<void> wait_for_drive();
   void update_conditions(Conditions& conditions) const;
+  [[nodiscard]] Arbiter::Claim claim_on(Generation generation) const;
 
   HostServices services_;
   std::shared_ptr<const void> owner_;  ///< Of the two below.

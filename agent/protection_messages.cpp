@@ -117,6 +117,7 @@ std::vector<std::byte> encode(const ProtectionBegin& message) {
                       {"hypervisor", message.hypervisor},
                       {"mode", message.mode},
                       {"interval_us", message.interval_us},
+                      {"arbiter", message.arbiter},
                       {"config", message.config},
                       {"replay", message.replay}});
 }
@@ -130,6 +131,7 @@ Result<ProtectionBegin> decode_protection_begin(std::span<const std::byte> paylo
     message.hypervisor = text_at(object, "hypervisor");
     message.mode = text_at(object, "mode");
     message.interval_us = number_at(object, "interval_us");
+    if (object.contains("arbiter")) message.arbiter = text_at(object, "arbiter");
     message.config = object.at("config");
     if (const auto* replay = object.if_contains("replay")) message.replay = *replay;
     if (message.protection.value == 0 || message.generation.value == 0) {

@@ -27,7 +27,8 @@ struct ProtectionBegin {
   std::string hypervisor;
   std::string mode;
   std::uint64_t interval_us = 0;
-  boost::json::value config;  ///< DomainConfig::to_json of the running domain.
+  std::string arbiter = "none";  ///< Arbiter::name() of the pair, on the primary's side.
+  boost::json::value config;     ///< DomainConfig::to_json of the running domain.
   boost::json::value replay;  ///< ReplayOptions (agent/replay_options.h); null in an older primary.
 };
 

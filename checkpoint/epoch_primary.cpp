@@ -39,6 +39,14 @@ EpochPrimary::Actions EpochPrimary::on_link_up(Instant now, const PeerView& peer
   retry_at_.reset();
   capture_failures_ = 0;
   peer_committed_ = EpochId{};
+  mute_since_.reset();
+  if (claim_state_ == ClaimState::asked) actions.push_back(ForgetClaim{*claim_});
+  // A refusal may be for ever, but asking again costs nothing.
+  if (claim_state_ != ClaimState::granted) claim_state_ = ClaimState::none;
+  if (!config_.grants_last && !going_solo_) {
+    claim_state_ = ClaimState::none;
+    claim_.reset();
+  }
 
   meet_generation(peer.generation, peer.role, actions);
   if (peer.role == PeerRole::running && !trouble_) trouble_ = Event::peer_outdated;
@@ -94,6 +102,8 @@ EpochPrimary::Actions EpochPrimary::on_tick(Instant now) {
   Actions actions;
   if (retry_at_ && now >= *retry_at_ && can_capture()) take_up(now, actions);
   capture_if_due(now, actions);
+  claim_if_due(now, actions);
+  if (claim_state_ == ClaimState::granted && now >= grant_retry_at_) use_grant(now, actions);
   return actions;
 }
 
@@ -242,6 +252,18 @@ Result<EpochPrimary::Actions> EpochPrimary::on_operator_solo(Instant) {
   return Actions{PersistGeneration{*going_solo_}};
 }
 
+EpochPrimary::Actions EpochPrimary::on_arbiter(Instant now, Generation generation, bool granted) {
+  Actions actions;
+  if (over() || claim_state_ == ClaimState::granted || claim_ != generation) return actions;
+  claim_state_ = granted ? ClaimState::granted : ClaimState::refused;
+  if (!granted) {
+    actions.push_back(Report{Event::arbiter_refused, captured_});
+    return actions;
+  }
+  use_grant(now, actions);
+  return actions;
+}
+
 EpochPrimary::Actions EpochPrimary::on_generation_persisted(Instant, Generation generation) {
   Actions actions;
   if (over() || !going_solo_ || generation != *going_solo_) return actions;
@@ -257,6 +279,7 @@ EpochPrimary::Actions EpochPrimary::on_generation_persisted(Instant, Generation 
 
 void EpochPrimary::on_persist_failed() {
   going_solo_.reset();
+  if (claim_state_ == ClaimState::granted) return;
   // The link may have come up meanwhile and been left alone for the operator's sake.
   if (state_ == State::backup_lost && !retry_at_) retry_at_ = Instant::min();
 }
@@ -307,10 +330,33 @@ void EpochPrimary::on_interval_changed(std::chrono::microseconds interval) {
 }
 
 Instant EpochPrimary::next_deadline() const {
+  if (claim_state_ == ClaimState::granted && can_use_grant()) return grant_retry_at_;
+  if (wants_right() && claim_state_ == ClaimState::none)
+    return mute_since_ ? *mute_since_ + *config_.ask_solo_after : Instant::min();
   if (!can_capture()) return kNever;
   if (retry_at_) return *retry_at_;
   if (state_ != State::protecting || stretched_) return kNever;
   return next_capture_;
+}
+
+void EpochPrimary::claim_if_due(Instant now, Actions& actions) {
+  if (!wants_right()) return;
+  if (!mute_since_) mute_since_ = now;
+  if (now < *mute_since_ + *config_.ask_solo_after) return;
+  if (claim_state_ != ClaimState::none) return;
+  claim_state_ = ClaimState::asked;
+  if (!claim_) claim_ = std::max(config_.generation, highest_seen_).next();
+  actions.push_back(Report{Event::asking_arbiter, captured_});
+  actions.push_back(AskArbiter{*claim_});
+}
+
+/// The right is ours, and nobody else's: raise the generation, then speak. What contradicts it (the
+/// peer runs the domain, or is about to) means that somebody has not kept to the arbiter: mute.
+void EpochPrimary::use_grant(Instant now, Actions& actions) {
+  if (!can_use_grant()) return;
+  grant_retry_at_ = now + config_.grant_retry;
+  going_solo_ = *claim_ > highest_seen_ ? *claim_ : highest_seen_.next();
+  actions.push_back(PersistGeneration{*going_solo_});
 }
 
 /// What another copy's generation means for ours. Decided in this order, first that fits:
@@ -457,6 +503,10 @@ std::string_view to_string(EpochPrimary::Event event) {
       return "newer_copy_lost";
     case EpochPrimary::Event::split_brain:
       return "split_brain";
+    case EpochPrimary::Event::asking_arbiter:
+      return "asking_arbiter";
+    case EpochPrimary::Event::arbiter_refused:
+      return "arbiter_refused";
     case EpochPrimary::Event::went_solo:
       return "went_solo";
     case EpochPrimary::Event::unprotected:

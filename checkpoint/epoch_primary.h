@@ -34,6 +34,10 @@
 // - The peer has a higher generation and runs the domain: ours is destroyed. It has a higher
 //   generation and does *not* run it (it crashed after it promoted): ours may be the last copy in
 //   the world, so it is kept, mute, and the operator decides.
+// - With an arbiter (failover/arbiter.h) the primary asks by itself, once its backup has been lost
+//   for a while, and goes solo by the grant. Who has the grant keeps it: the backup will get none
+//   within this protection. So a grant that comes after the backup is back is acted upon all the
+//   same; the agent then protects anew.
 // - A domain that has spoken alone (solo) is never destroyed by itself, even where a peer claims
 //   to run it too: that is a split brain, somebody's promise was broken, and a person must choose.
 //
@@ -88,6 +92,16 @@ class EpochPrimary {
     /// After so many failures in a row a first protection is given up; a later one counts its
     /// backup as lost (so that the operator may say solo) and tries on, ten times slower.
     std::uint32_t capture_failures_max = 3;
+    /// After so long without its backup the primary asks the arbiter for the right to speak alone;
+    /// empty: never, because the arbiter would not grant it.
+    std::optional<std::chrono::microseconds> ask_solo_after;
+    /// Whether a grant is for the whole protection (etcd), or about the moment at which it was
+    /// given (a fence: 'the other host is off'). In the second case it is void once the backup has
+    /// been heard again. (Found by the model: the backup is back and protected again, the late
+    /// grant makes the primary speak alone, the backup fences it and runs its older image.)
+    bool grants_last = true;
+    /// Wait before a grant is tried again whose generation could not be written.
+    std::chrono::microseconds grant_retry{1'000'000};
     /// True when the agent was restarted under a running protected domain: the backup may hold a
     /// promotable image, so the gate is closed from the start.
     bool taken_up_again = false;
@@ -117,6 +131,14 @@ class EpochPrimary {
   /// the first checkpoint of a protection is sent, and taken back only in state solo or ended, not
   /// by this action alone: the next attempt may have made the backup whole when the agent dies.
   struct OpenGate {};
+  /// Ask the arbiter for the right to speak alone at `generation`; then on_arbiter, however late.
+  struct AskArbiter {
+    Generation generation;
+  };
+  /// What was asked is not wanted any more (Arbiter::forget). Its answer is still to be told.
+  struct ForgetClaim {
+    Generation generation;
+  };
   /// Write `generation` where it survives a crash, then call on_generation_persisted.
   struct PersistGeneration {
     Generation generation;
@@ -143,7 +165,9 @@ class EpochPrimary {
     superseded,              ///< It has taken over.
     newer_copy_lost,         ///< It had taken over, and does not run now: the operator decides.
     split_brain,             ///< Two hosts run the domain: a promise was broken.
-    went_solo,               ///< By the operator's word.
+    asking_arbiter,          ///< For the right to speak alone.
+    arbiter_refused,         ///< It stays mute.
+    went_solo,               ///< By the operator's word, or by a grant (see solo_by_grant).
     unprotected,             ///< The backup confirmed; gate open.
     acknowledgement_refused  ///< Of another protection, generation or an epoch never captured.
   };
@@ -151,8 +175,9 @@ class EpochPrimary {
     Event event;
     EpochId epoch;  ///< Where one is meant, else 0.
   };
-  using Action = std::variant<SealAndCapture, Synchronise, Release, OpenGate, PersistGeneration,
-                              AskDiscard, DestroyDomain, Reconnect, Report>;
+  using Action =
+      std::variant<SealAndCapture, Synchronise, Release, OpenGate, AskArbiter, ForgetClaim,
+                   PersistGeneration, AskDiscard, DestroyDomain, Reconnect, Report>;
   using Actions = std::vector<Action>;
 
   explicit EpochPrimary(const Config& config);
@@ -190,9 +215,12 @@ class EpochPrimary {
   /// The operator promises that no other host runs this domain or will run its old image.
   /// Refused unless the backup is lost.
   Result<Actions> on_operator_solo(Instant now);
+  /// The arbiter has answered the claim on `generation`. Only a claim that was asked counts.
+  Actions on_arbiter(Instant now, Generation generation, bool granted);
   /// PersistGeneration was done.
   Actions on_generation_persisted(Instant now, Generation generation);
-  /// PersistGeneration came to nothing: the domain stays mute, and solo must be said again.
+  /// PersistGeneration came to nothing: the domain stays mute, and solo must be said again. A grant
+  /// is kept, and tried again by on_tick.
   void on_persist_failed();
   /// End the protection. Refused while the backup cannot be reached (solo is the word for that).
   Result<Actions> on_unprotect(Instant now);
@@ -213,6 +241,13 @@ class EpochPrimary {
   [[nodiscard]] ProtectionId protection() const { return config_.protection; }
   [[nodiscard]] std::chrono::microseconds interval() const { return config_.interval; }
   [[nodiscard]] bool link_up() const { return link_up_; }
+  /// The claim whose answer is awaited, or was a refusal (`refused`); empty if none.
+  [[nodiscard]] std::optional<Generation> claim() const { return claim_; }
+  [[nodiscard]] bool claim_refused() const { return claim_state_ == ClaimState::refused; }
+  /// In state solo: by an arbiter's grant, not by an operator's word.
+  [[nodiscard]] bool solo_by_grant() const { return claim_state_ == ClaimState::granted; }
+  /// Why the peer is no backup although it can be reached, if that is so.
+  [[nodiscard]] std::optional<Event> trouble() const { return trouble_; }
   /// Newest epoch captured here, monotonic.
   [[nodiscard]] EpochId captured() const { return captured_; }
   /// Newest epoch handed to the kernel whole.
@@ -237,6 +272,8 @@ class EpochPrimary {
     Instant captured_at;
   };
 
+  enum class ClaimState { none, asked, refused, granted };
+
   [[nodiscard]] bool over() const { return state_ == State::superseded || state_ == State::ended; }
   /// The domain speaks without a backup: solo, or before its first consistent checkpoint.
   [[nodiscard]] bool speaks_alone() const { return state_ == State::solo || !exposed_; }
@@ -244,6 +281,17 @@ class EpochPrimary {
     return !over() && state_ != State::solo && link_up_ && !trouble_ && !unprotecting_ &&
            !going_solo_ && !capturing_;
   }
+  /// Mute for want of a backup, with an arbiter that could help.
+  [[nodiscard]] bool wants_right() const {
+    return config_.ask_solo_after && state_ == State::backup_lost && exposed_ && !link_up_ &&
+           !going_solo_ && !trouble_;
+  }
+  [[nodiscard]] bool can_use_grant() const {
+    return !over() && state_ != State::solo && !going_solo_ &&
+           (!trouble_ || *trouble_ == Event::newer_copy_lost);
+  }
+  void claim_if_due(Instant now, Actions& actions);
+  void use_grant(Instant now, Actions& actions);
   void meet_generation(Generation generation, PeerRole role, Actions& actions);
   void bar(Event event, Actions& actions);
   void take_up(Instant now, Actions& actions);
@@ -285,6 +333,11 @@ class EpochPrimary {
   std::optional<Instant> heard_at_;
   Generation highest_seen_;
   std::optional<Generation> going_solo_;
+  ClaimState claim_state_ = ClaimState::none;
+  std::optional<Generation> claim_;
+  /// Since when there is no backup; known from the first tick after it was lost.
+  std::optional<Instant> mute_since_;
+  Instant grant_retry_at_ = Instant::min();
 };
 
 /// Stable lower-case names, as used in status and events.

@@ -125,6 +125,56 @@ Result<int> solo(Session& session, const Arguments& arguments) {
   return 0;
 }
 
+std::vector<Option> repair_options() {
+  std::vector<Option> options = danger_options();
+  options.insert(options.begin(), {.flags = "--choose", .value = "CHOICE", .help = "Do this one"});
+  options.push_back(output_option());
+  return options;
+}
+
+Result<int> repair(Session& session, const Arguments& arguments) {
+  const std::string name = arguments.text("NAME");
+  BOOST_OUTCOME_TRY(const std::string target, domain_target(name, "/repair"));
+  BOOST_OUTCOME_TRY(const Reply reply, session.client.get(target));
+  const std::string choice = arguments.text("--choose");
+  if (choice.empty() && wants_json(arguments)) {
+    return print_json(session, reply);
+  }
+  std::string listed = fmt::format("{}: {}\n", name, text_at(reply.json, "trouble"));
+  if (const std::string message = text_at(reply.json, "message"); !message.empty()) {
+    listed += message + "\n";
+  }
+  std::string chosen;
+  for (const json::object* one : objects_at(reply.json, "choices")) {
+    const std::string described =
+        fmt::format("\n  {}\n      does:  {}\n      risks: {}\n", text_at(*one, "command"),
+                    text_at(*one, "what"), text_at(*one, "risk"));
+    listed += described;
+    if (!choice.empty() && text_at(*one, "choice") == choice) {
+      chosen = described;
+    }
+  }
+  if (choice.empty()) {
+    session.terminal.out(listed);
+    return 0;
+  }
+  if (chosen.empty()) {
+    return fail(ErrorCode::usage, "'{}' is no choice for {}; 'understudy repair {}' lists them",
+                choice, name, name);
+  }
+  if (arguments.has("--dry-run")) {
+    session.terminal.talk(chosen + "Nothing was done.\n");
+    return 0;
+  }
+  BOOST_OUTCOME_TRY(confirm(session, arguments,
+                            {.explanation = chosen,
+                             .question = "The name of the domain, if that is what you want.",
+                             .answer = name}));
+  BOOST_OUTCOME_TRY(session.client.post(target, {{"choice", choice}}));
+  session.terminal.talk(fmt::format("{}: done ({})\n", name, choice));
+  return 0;
+}
+
 }  // namespace
 
 CommandFamily dangerous_verbs() {
@@ -167,6 +217,22 @@ CommandFamily dangerous_verbs() {
            .exits = {{64, "the domain has not lost its backup"}, {107, "not confirmed"}},
            .examples = {{"understudy solo web1", "After the backup was switched off"}},
            .run = solo},
+          {.path = "repair",
+           .summary = "List the ways out of a trouble, and what each risks",
+           .description =
+               "Whatever is unclear leaves a domain mute: that costs availability, never safety. "
+               "This command says what the trouble is, which ways out there are and what each "
+               "costs "
+               "if you are wrong.\n\nA way out that is a command of its own is typed as it is "
+               "shown; the others are done with --choose.",
+           .positionals = {domain_positional()},
+           .options = repair_options(),
+           .exits = {{64, "no such choice in this trouble"},
+                     {105, "nothing is known of the domain here"},
+                     {107, "not confirmed"}},
+           .examples = {{"understudy repair web1", "What can be done"},
+                        {"understudy repair web1 --choose forget --yes", "In a script"}},
+           .run = repair},
       }};
 }
 

@@ -1,8 +1,17 @@
 // Who may hold a domain when the two hosts cannot ask each other: the seam for fences, witnesses
 // and cluster managers.
 //
-// The question is always the same: 'may I hold this domain at generation g?' At most one host may
-// ever be granted one (domain, generation), and a grant of g ends all grants below g.
+// The question is always the same: 'may I hold this domain at generation g?' At most one host is
+// ever granted a right within one protection: a backup's to promote or a primary's to go solo. A
+// grant is never taken back; it ends with the protection, because whoever got it raises the
+// generation and begins a new one.
+//
+// What an arbiter may do to us without harm: be slow, be unreachable, refuse everybody, forget
+// everything. Each costs availability: who has no grant stays mute. What it may not do is to grant
+// twice; how each keeps from that is at the head of its file (arbiter/).
+//
+// A cluster manager fits here: Pacemaker's answer to 'may I?' is 'you have quorum, and the other
+// host was fenced'.
 #pragma once
 
 #include <string>
@@ -14,7 +23,8 @@
 namespace understudy {
 
 /// Answers claims on domains. An implementation that must ask somebody returns `pending` and gives
-/// its answer later to whoever owns the claim (Promotion::on_arbiter). Not owned by its users; must
+/// its answer later to whoever owns it, by way of the handler that it was made with; the owner
+/// hands it to Promotion::on_arbiter or EpochPrimary::on_arbiter. Not owned by its users; must
 /// outlive them.
 class Arbiter {
  public:
@@ -29,7 +39,8 @@ class Arbiter {
     std::string domain;
     ProtectionId protection;
     Generation generation;
-    Claimant claimant;
+    Claimant claimant = Claimant::backup;
+    bool operator==(const Claim&) const = default;
   };
 
   Arbiter() = default;
@@ -39,8 +50,13 @@ class Arbiter {
 
   /// Never blocks. Asking the same claim again is allowed and has no further effect.
   virtual Answer ask(const Claim& claim) = 0;
-  /// For status: "none", later "witness", "pacemaker", …
+  /// A pending claim is not wanted any more: nothing new is tried for it. What was tried already
+  /// may still be granted, and is told: somebody has to know who holds the right.
+  virtual void forget(const Claim&) {}
+  /// For status: "none", "etcd", "fence", "pacemaker", …
   [[nodiscard]] virtual std::string_view name() const = 0;
+  /// For status: why `claim` is not granted (yet), in words; empty if there is nothing to say.
+  [[nodiscard]] virtual std::string explain(const Claim&) const { return {}; }
 };
 
 /// No arbiter. A backup may promote, because a primary that does not hear it is mute; a primary

@@ -28,14 +28,23 @@ std::optional<Promotion::Refusal> Promotion::refusal(Cause cause) const {
 
 Promotion::Actions Promotion::on_wanted(Instant now, Cause cause, Instant last_sign_of_life) {
   if (auto why_not = refusal(cause)) return {Refused{*why_not}};
-  if (phase_ == Phase::asking) return {};
+  const bool by_hand = cause == Cause::operator_word;
+  if (phase_ == Phase::asking) {
+    if (!by_hand) return {};
+    arbiter_.forget(*claim_);
+  }
   timeline_ = {};
   timeline_.last_sign_of_life = last_sign_of_life;
   timeline_.asked = now;
   phase_ = Phase::asking;
-  const Arbiter::Claim claim{config_.domain, backup_.protection(), backup_.generation().next(),
-                             Arbiter::Claimant::backup};
-  return on_arbiter(now, arbiter_.ask(claim), last_sign_of_life);
+  claim_ = Arbiter::Claim{config_.domain, backup_.protection(), backup_.generation().next(),
+                          Arbiter::Claimant::backup};
+  // An operator's word is a promise of what an arbiter would find out (docs/failure-model.md). And
+  // who has been granted it once and failed since (a full disk) does not ask again: the arbiter may
+  // have forgotten, and nobody else can have got the right.
+  const bool has_right = by_hand || backup_.state() == EpochBackup::State::promoting;
+  return on_arbiter(now, has_right ? Arbiter::Answer::granted : arbiter_.ask(*claim_),
+                    last_sign_of_life);
 }
 
 Promotion::Actions Promotion::on_arbiter(Instant now, Arbiter::Answer answer,
@@ -56,7 +65,10 @@ Promotion::Actions Promotion::on_primary_heard(Instant now, PeerRole role) {
     return on_wanted(now, Cause::primary_gone, now);
   }
   const bool undecided = backup_.state() == EpochBackup::State::ready;
-  if (phase_ == Phase::asking && undecided && role == PeerRole::running) phase_ = Phase::idle;
+  if (phase_ == Phase::asking && undecided && role == PeerRole::running) {
+    phase_ = Phase::idle;
+    arbiter_.forget(*claim_);
+  }
   return {};
 }
 

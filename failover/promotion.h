@@ -88,7 +88,8 @@ class Promotion {
   enum class Cause {
     primary_dead,  ///< The failure detector's verdict.
     primary_gone,  ///< Its host lives and says that it does not run the domain any more.
-    operator_word  ///< `understudy promote`.
+    operator_word  ///< `understudy promote`: the arbiter is not asked. With one, a promise that the
+                   ///< primary does not run solo and will not.
   };
 
   /// Why a promotion is not even begun.
@@ -125,7 +126,7 @@ class Promotion {
   /// The primary is silent since `last_sign_of_life`, or the operator wants it. When granted, the
   /// backup is told (on_promote_decided) before this returns.
   Actions on_wanted(Instant now, Cause cause, Instant last_sign_of_life);
-  /// The arbiter's late answer. Ignored unless `asking`.
+  /// The arbiter's late answer. Ignored unless `asking`. `last_sign_of_life`: as known now.
   Actions on_arbiter(Instant now, Arbiter::Answer answer, Instant last_sign_of_life);
   /// The primary's host was heard and says what it is to the domain. `running`: a wish on which
   /// nothing was decided yet is forgotten. `none`: the domain is gone there, so a promotion is
@@ -148,6 +149,8 @@ class Promotion {
   [[nodiscard]] Phase phase() const { return phase_; }
   /// The generation that this promotion raises to; 0 before it is decided.
   [[nodiscard]] Generation generation() const { return generation_; }
+  /// What the arbiter was asked last; it is awaited in phase `asking`.
+  [[nodiscard]] const std::optional<Arbiter::Claim>& claim() const { return claim_; }
   [[nodiscard]] const PromotionTimeline& timeline() const { return timeline_; }
   /// When on_tick must be called at the latest; kNever if only events can change anything.
   [[nodiscard]] Instant next_deadline() const;
@@ -167,6 +170,7 @@ class Promotion {
   Generation generation_;
   Instant not_before_ = Instant::min();
   Instant retry_at_ = kNever;
+  std::optional<Arbiter::Claim> claim_;
   PromotionTimeline timeline_;
 };
 

@@ -1,5 +1,4 @@
 #include "hypervisor/qemu/qemu_domain.h"
-#include "hypervisor/qemu/tap.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -8,9 +7,15 @@
 
 #include <algorithm>
 #include <array>
+#include <boost/asio/as_tuple.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <boost/json/object.hpp>
+#include <chrono>
 #include <utility>
+
+#include "hypervisor/qemu/tap.h"
 
 namespace understudy {
 
@@ -60,9 +65,40 @@ QemuDomain::~QemuDomain() {
   instance_->let_go();
 }
 
+// A standby that an earlier run was promoting. Its device state came with the order to load it, so
+// once loading has begun nothing of that run is needed any more; before, there is nothing to run.
+Task<Result<void>> QemuDomain::settle_promoted(QemuInstance& instance) {
+  const auto timeout_ms = instance.options().answer_timeout_ms;
+  const auto give_up = std::chrono::steady_clock::now() + timeout_ms;
+  for (;;) {
+    json::object query;
+    BOOST_OUTCOME_CO_TRY(
+        const json::value status,
+        co_await instance.monitor().execute("query-status", std::move(query), timeout_ms));
+    if (member(status, "status") != "inmigrate") break;
+    json::object question;
+    BOOST_OUTCOME_CO_TRY(
+        const json::value loading,
+        co_await instance.monitor().execute("query-migrate", std::move(question), timeout_ms));
+    const std::string word = member(loading, "status");
+    const bool begun = word == "setup" || word == "active" || word == "device";
+    if (!begun || std::chrono::steady_clock::now() > give_up) {
+      co_return fail(ErrorCode::bad_data, "domain {} is a standby that never ran",
+                     instance.config().name);
+    }
+    asio::steady_timer pause(co_await asio::this_coro::executor, std::chrono::milliseconds(2));
+    co_await pause.async_wait(asio::as_tuple(asio::use_awaitable));
+  }
+  // Before it is let go on: in silence it would be no voice.
+  co_return instance.attach_taps();
+}
+
 Task<Result<void>> QemuDomain::settle(QemuInstance& instance) {
   const auto timeout_ms = instance.options().answer_timeout_ms;
   json::object no_arguments;
+  if (instance.role() == QemuInstance::Role::standby) {
+    BOOST_OUTCOME_CO_TRY(co_await settle_promoted(instance));
+  }
   BOOST_OUTCOME_CO_TRY(const json::value migration, co_await instance.monitor().execute(
                                                         "query-migrate", no_arguments, timeout_ms));
   const std::string migrating = member(migration, "status");

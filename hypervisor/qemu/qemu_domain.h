@@ -33,6 +33,8 @@ class QemuDomain final : public Domain {
   ~QemuDomain() override;
 
   /// Brings an adopted instance back to 'running', whatever its last agent was doing.
+  /// A standby whose promotion was under way is brought to the end of it; bad_data if that had not
+  /// come so far that the device state was loaded.
   static Task<Result<void>> settle(QemuInstance& instance);
 
   const DomainConfig& config() const override;
@@ -55,6 +57,7 @@ class QemuDomain final : public Domain {
   boost::json::value runtime_state() const override;
 
  private:
+  static Task<Result<void>> settle_promoted(QemuInstance& instance);
   enum class Phase { running, paused, saved };
 
   Task<Result<void>> protect_memory();

@@ -75,6 +75,37 @@ TEST(AgentConfigTest, NonsenseIsRefused) {
   EXPECT_NE(message_of("name=\"a\"\n[qemu]\ntracking=\"magic\"").find("one of"), std::string::npos);
 }
 
+TEST(AgentConfigTest, ArbiterIsOfAPairAndDefaultOfAllOthers) {
+  const auto config = AgentConfig::from_toml(R"(name = "a"
+[arbiter.hostB]
+kind = "etcd"
+endpoints = ["10.0.0.9:2379"]
+ca_file = "/etc/ca.pem"
+[arbiter.default]
+kind = "fence"
+command = ["fence_ipmilan", "--ip=10.0.0.3"]
+solo_after = "5s"
+)",
+                                             "a.toml");
+  ASSERT_TRUE(config) << config.error().message();
+  EXPECT_EQ(config.value().arbiter_for("hostB").kind, "etcd");
+  EXPECT_EQ(config.value().arbiter_for("hostC").kind, "fence");
+  EXPECT_EQ(config.value().arbiter_for("hostC").solo_after, std::chrono::seconds(5));
+  EXPECT_EQ(AgentConfig().arbiter_for("hostB").kind, "none");
+}
+
+TEST(AgentConfigTest, ArbiterThatCannotWorkIsRefusedWithItsLine) {
+  EXPECT_NE(message_of("name=\"a\"\n[arbiter.b]\nkind=\"etcd\"").find("endpoints"),
+            std::string::npos);
+  EXPECT_NE(message_of("name=\"a\"\n[arbiter.b]\nkind=\"fence\"").find("command"),
+            std::string::npos);
+  EXPECT_NE(message_of("name=\"a\"\n[arbiter.b]\nkind=\"zookeeper\"").find("one of"),
+            std::string::npos);
+  EXPECT_NE(message_of("name=\"a\"\n[arbiter.b]\nkeind=\"etcd\"").find("no such key"),
+            std::string::npos);
+  EXPECT_NE(message_of("name=\"a\"\n[arbiter]\nkind=\"etcd\"").find("section"), std::string::npos);
+}
+
 TEST(DurationTest, UnitsAndErrors) {
   EXPECT_EQ(parse_duration("25ms").value(), std::chrono::milliseconds(25));
   EXPECT_EQ(parse_duration("1.5s").value(), std::chrono::milliseconds(1500));

@@ -14,8 +14,8 @@ std::span<const std::byte> octets(std::string_view text) {
 }
 
 TEST(ProtectionMessagesTest, BeginSurvives) {
-  const ProtectionBegin begin{"web1",  ProtectionId(5), Generation(2),     "qemu",
-                              "remus", 25'000,          {{"name", "web1"}}};
+  const ProtectionBegin begin{"web1",  ProtectionId(5), Generation(2), "qemu",
+                              "remus", 25'000,          "etcd",        {{"name", "web1"}}};
   auto read = decode_protection_begin(encode(begin));
   ASSERT_TRUE(read) << read.error().message();
   EXPECT_EQ(read.value().domain, "web1");

@@ -24,10 +24,26 @@ std::optional<bool> condition_of(const json::object& domain, std::string_view ty
   return std::nullopt;
 }
 
+std::string reason_at(const json::object& domain, std::string_view type) {
+  const json::value* conditions = domain.if_contains("conditions");
+  if (conditions == nullptr || !conditions->is_array()) {
+    return "";
+  }
+  for (const json::value& entry : conditions->get_array()) {
+    if (entry.is_object() && text_at(entry.get_object(), "type") == type) {
+      return text_at(entry.get_object(), "reason");
+    }
+  }
+  return "";
+}
+
 void ProtectedGuest::set_the_stage(SceneOptions options) {
   auto built = Scene::build(std::move(options));
   ASSERT_OK(built);
   scene = std::move(built.value());
+  auto capture = VoiceCapture::start(scene->client_namespace());
+  ASSERT_OK(capture);
+  voices = std::move(capture.value());
   ASSERT_OK(scene->start_guest());
   make_clients();
 }
@@ -63,6 +79,9 @@ void ProtectedGuest::play(SceneOptions options, const Protection& protection) {
 
 void ProtectedGuest::TearDown() {
   if (HasFailure() && scene) {
+    if (voices) {
+      std::cerr << "--- voices on the wire\n" << voices->story();
+    }
     std::cerr << scene->logs();
   }
   // A guest that is gone would make every client wait for its full patience.
@@ -104,9 +123,19 @@ void ProtectedGuest::expect_nothing_lost() {
   }
   auto audit = ledger->audit();
   ASSERT_OK(audit);
+  // Whatever the story: who has been followed by another does not speak again, unless the story
+  // says so (expect_voices).
+  if (expected_voices_.empty()) {
+    EXPECT_TRUE(voices->turns() == "A" || voices->turns() == "AB") << voices->story();
+  }
   EXPECT_TRUE(audit.value().clean()) << audit.value().first_fault;
   EXPECT_EQ(audit.value().lost, 0U);
   EXPECT_GT(audit.value().acknowledged, 0U);
+}
+
+void ProtectedGuest::expect_voices(const std::string& turns) {
+  expected_voices_ = turns;
+  EXPECT_EQ(voices->turns(), turns) << voices->story();
 }
 
 bool ProtectedGuest::silent_for(std::chrono::milliseconds time) {

@@ -12,6 +12,7 @@
 
 #include "tests/scene/json_fields.h"
 #include "tests/scene/scene.h"
+#include "tests/scene/voice_capture.h"
 
 namespace understudy::scene {
 
@@ -24,6 +25,8 @@ namespace understudy::scene {
 
 /// The status of the condition `type`, if the domain has it and it is known.
 std::optional<bool> condition_of(const boost::json::object& domain, std::string_view type);
+/// The reason of the condition `type`; empty if the domain does not have it.
+std::string reason_at(const boost::json::object& domain, std::string_view type);
 
 class ProtectedGuest : public ::testing::Test {
  protected:
@@ -49,12 +52,18 @@ class ProtectedGuest : public ::testing::Test {
   /// True if no client has verified a byte for `time`.
   bool silent_for(std::chrono::milliseconds time);
 
+  /// The capture has heard the hosts in this order and no other: "A", or "AB" after one takeover.
+  void expect_voices(const std::string& turns);
+
   std::unique_ptr<Scene> scene;
+  std::unique_ptr<VoiceCapture> voices;  ///< From before the guest's first frame on.
   std::unique_ptr<LedgerTraffic> ledger;
   std::vector<std::unique_ptr<Traffic>> others;
 
  private:
   std::vector<Traffic*> all() const;
+
+  std::string expected_voices_;
 };
 
 }  // namespace understudy::scene

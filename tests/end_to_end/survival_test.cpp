@@ -1,7 +1,11 @@
 // Goal: a real Linux guest under real traffic survives every way in which its host can go, and its
 // clients cannot tell, apart from a moment's silence. Method: the scene; checking clients judge.
 // Not tested here: the death of a kernel (a namespace shares ours), Xen, disks.
+#include <algorithm>
 #include <boost/json.hpp>
+#include <cctype>
+#include <fstream>
+#include <sstream>
 #include <thread>
 
 #include "tests/end_to_end/protected_guest.h"
@@ -173,6 +177,34 @@ TEST_F(Survival, backup_killed_holds_the_output_says_so_and_solo_opens) {
   const auto solo = Clock::now();
   ASSERT_OK(scene->wait_for_state(HostId::a, "solo", 5s));
   expect_everyone_goes_on(solo);
+  expect_nothing_lost();
+}
+
+TEST_F(Survival, capabilities_of_the_unit_suffice_for_a_whole_takeover) {
+  // The set is read out of the unit, so that the two cannot part.
+  SceneOptions options = options_from_environment();
+  std::ifstream unit(options.build_directory / "understudy.service");
+  for (std::string line; std::getline(unit, line);) {
+    if (!line.starts_with("CapabilityBoundingSet=")) continue;
+    std::istringstream words(line.substr(line.find('=') + 1));
+    for (std::string word; words >> word;) {
+      std::string name = word.substr(4);
+      std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::tolower(c); });
+      options.capabilities.push_back(name);
+    }
+  }
+  ASSERT_FALSE(options.capabilities.empty());
+  ASSERT_NO_FATAL_FAILURE(play(options));
+  auto domain = scene->domain(HostId::a);
+  ASSERT_OK(domain);
+  EXPECT_EQ(text_at(domain.value(), "tracking"), "pagemap_scan") << "not by a weaker way";
+  auto killed = scene->kill_host(HostId::a);
+  ASSERT_OK(killed);
+  mark(killed.value());
+  ASSERT_OK(scene->wait_for_state(HostId::b, "running", 20s));
+  ASSERT_OK(scene->start_agent(HostId::a));
+  ASSERT_OK(scene->protect({}, {}, HostId::b));
+  expect_everyone_goes_on(Clock::now());
   expect_nothing_lost();
 }
 

@@ -429,5 +429,105 @@ TEST_F(EpochPrimaryTest, interval_changes_from_the_next_capture_on) {
   EXPECT_EQ(primary.next_deadline(), at(100));
 }
 
+// --- with an arbiter ---
+
+class WithArbiter : public EpochPrimaryTest {
+ protected:
+  static Primary::Config arbitrated(bool grants_last = true) {
+    Primary::Config with = config();
+    with.ask_solo_after = std::chrono::milliseconds(300);
+    with.grants_last = grants_last;
+    return with;
+  }
+  /// Protected, then the link broke; noticed at 40 ms. Asked at 340 ms.
+  static void lose_backup_and_ask(Primary& one) {
+    one.on_link_up(at(0), nothing());
+    one.on_captured(at(0), EpochId{1});
+    one.on_acknowledged(at(2), kProtection, kGeneration, EpochId{1});
+    one.on_link_down(at(40));
+    ASSERT_EQ(one.state(), Primary::State::backup_lost);
+    EXPECT_LE(one.next_deadline(), at(40)) << "time counts from the first tick on";
+    EXPECT_FALSE(has<Primary::AskArbiter>(one.on_tick(at(40))));
+    EXPECT_EQ(one.next_deadline(), at(340));
+    const auto asked = all<Primary::AskArbiter>(one.on_tick(at(340)));
+    ASSERT_EQ(asked.size(), 1U);
+    EXPECT_EQ(asked[0].generation, kGeneration.next());
+  }
+};
+
+TEST_F(WithArbiter, grant_is_stored_before_the_domain_speaks) {
+  Primary one(arbitrated());
+  ASSERT_NO_FATAL_FAILURE(lose_backup_and_ask(one));
+  EXPECT_FALSE(has<Primary::AskArbiter>(one.on_tick(at(900)))) << "once";
+  const auto granted = one.on_arbiter(at(950), kGeneration.next(), true);
+  EXPECT_EQ(all<Primary::PersistGeneration>(granted).at(0).generation, kGeneration.next());
+  EXPECT_FALSE(has<Primary::OpenGate>(granted));
+  EXPECT_TRUE(has<Primary::OpenGate>(one.on_generation_persisted(at(960), kGeneration.next())));
+  EXPECT_EQ(one.state(), Primary::State::solo);
+  EXPECT_TRUE(one.solo_by_grant());
+}
+
+TEST_F(WithArbiter, refusal_and_silence_keep_it_mute) {
+  Primary one(arbitrated());
+  ASSERT_NO_FATAL_FAILURE(lose_backup_and_ask(one));
+  EXPECT_EQ(one.state(), Primary::State::backup_lost);
+  const auto refused = one.on_arbiter(at(950), kGeneration.next(), false);
+  EXPECT_TRUE(reports(refused, Primary::Event::arbiter_refused));
+  EXPECT_FALSE(has<Primary::PersistGeneration>(refused));
+  EXPECT_FALSE(has<Primary::AskArbiter>(one.on_tick(at(5000))));
+  EXPECT_EQ(one.next_deadline(), kNever);
+}
+
+TEST_F(WithArbiter, without_one_nobody_is_asked) {
+  protect();
+  primary.on_link_down(at(40));
+  primary.on_tick(at(40));
+  EXPECT_TRUE(primary.on_tick(at(100'000)).empty());
+  EXPECT_TRUE(primary.on_arbiter(at(100'001), kGeneration.next(), true).empty());
+}
+
+TEST_F(WithArbiter, answer_to_a_claim_that_was_never_made_changes_nothing) {
+  Primary one(arbitrated());
+  ASSERT_NO_FATAL_FAILURE(lose_backup_and_ask(one));
+  EXPECT_TRUE(one.on_arbiter(at(400), Generation{9}, true).empty());
+}
+
+TEST_F(WithArbiter, late_grant_of_a_book_is_used_although_the_backup_is_back) {
+  // Nobody else will be granted anything within this protection: not to use it would leave a backup
+  // that may never promote.
+  Primary one(arbitrated());
+  ASSERT_NO_FATAL_FAILURE(lose_backup_and_ask(one));
+  EXPECT_TRUE(has<Primary::ForgetClaim>(one.on_link_up(at(400), holding(1))));
+  EXPECT_EQ(one.state(), Primary::State::protecting);
+  EXPECT_TRUE(has<Primary::PersistGeneration>(one.on_arbiter(at(450), kGeneration.next(), true)));
+}
+
+TEST_F(WithArbiter, late_grant_of_a_fence_is_void_once_the_backup_is_back) {
+  // Found by the model: the backup, protected again, fences this host later and runs an image that
+  // is older than what was said by this grant.
+  Primary one(arbitrated(false));
+  ASSERT_NO_FATAL_FAILURE(lose_backup_and_ask(one));
+  one.on_link_up(at(400), holding(1));
+  EXPECT_TRUE(one.on_arbiter(at(450), kGeneration.next(), true).empty());
+}
+
+TEST_F(WithArbiter, grant_that_cannot_be_written_is_tried_again) {
+  Primary one(arbitrated());
+  ASSERT_NO_FATAL_FAILURE(lose_backup_and_ask(one));
+  one.on_arbiter(at(950), kGeneration.next(), true);
+  one.on_persist_failed();
+  EXPECT_EQ(one.state(), Primary::State::backup_lost);
+  EXPECT_EQ(one.next_deadline(), at(1950));
+  EXPECT_TRUE(has<Primary::PersistGeneration>(one.on_tick(at(1950))));
+}
+
+TEST_F(WithArbiter, grant_does_not_stand_against_a_backup_that_runs_the_domain) {
+  // An arbiter that granted both: somebody has to be quiet, and it is us.
+  Primary one(arbitrated());
+  ASSERT_NO_FATAL_FAILURE(lose_backup_and_ask(one));
+  EXPECT_TRUE(has<Primary::DestroyDomain>(one.on_link_up(at(400), running(4))));
+  EXPECT_TRUE(one.on_arbiter(at(450), kGeneration.next(), true).empty());
+}
+
 }  // namespace
 }  // namespace understudy

@@ -146,6 +146,25 @@ TEST_F(PromotionTest, arbiter_that_thinks_delays_the_decision_and_the_silence_co
   EXPECT_TRUE(has<Promotion::ResumeDomain>(promotion.on_tick(at(1150))));
 }
 
+TEST_F(PromotionTest, failed_promotion_does_not_ask_the_arbiter_again) {
+  // Found by the simulator: the grant was there, the disk was full, the arbiter lost its data.
+  commit(0);
+  promotion.on_wanted(at(210), Cause::primary_dead, at(5));
+  promotion.on_failed(at(220));
+  arbiter.answer = Arbiter::Answer::refused;
+  EXPECT_TRUE(
+      has<Promotion::PersistGeneration>(promotion.on_wanted(at(300), Cause::primary_dead, at(5))));
+  EXPECT_EQ(arbiter.asked.size(), 1U);
+}
+
+TEST_F(PromotionTest, operators_word_stands_in_for_an_arbiter_that_does_not_answer) {
+  commit(0);
+  arbiter.answer = Arbiter::Answer::pending;
+  promotion.on_wanted(at(210), Cause::primary_dead, at(5));
+  EXPECT_TRUE(has<Promotion::PersistGeneration>(
+      promotion.on_wanted(at(5000), Cause::operator_word, at(5))));
+}
+
 TEST_F(PromotionTest, primary_heard_while_the_arbiter_thinks_ends_the_wish) {
   commit(0);
   arbiter.answer = Arbiter::Answer::pending;

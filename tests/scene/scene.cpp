@@ -202,6 +202,10 @@ Result<std::unique_ptr<Scene>> Scene::build(SceneOptions options) {
   BOOST_OUTCOME_TRY(write_file(scene->folder_ / "owner", identity_of(getpid())));
   BOOST_OUTCOME_TRY(scene->make_networks());
   BOOST_OUTCOME_TRY(scene->wait_for_networks());
+  if (wanted.before_agents) {
+    BOOST_OUTCOME_TRY(const std::string toml, wanted.before_agents(scene->client_.name()));
+    scene->options_.agent_toml += toml;
+  }
   for (const HostId host : {HostId::a, HostId::b}) {
     BOOST_OUTCOME_TRY(scene->make_host(host));
     BOOST_OUTCOME_TRY(scene->start_agent(host));
@@ -266,6 +270,17 @@ std::vector<std::string> Scene::standing() {
   return tags;
 }
 
+char Scene::state_of(pid_t pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const auto end = text.rfind(')');
+  return end == std::string::npos || end + 2 >= text.size() ? '\0' : text[end + 2];
+}
+
+std::string Scene::namespace_of(const std::string& tag, HostId host) {
+  return namespace_name(tag, std::string(1, letter(host)));
+}
+
 Result<void> Scene::make_networks() {
   BOOST_OUTCOME_TRY(client_, NetworkNamespace::create(namespace_name(options_.tag, "client")));
   BOOST_OUTCOME_TRY(
@@ -275,8 +290,7 @@ Result<void> Scene::make_networks() {
   BOOST_OUTCOME_TRY(client_.ip("addr add fd77::100/64 dev lan nodad"));
   for (const HostId host : {HostId::a, HostId::b}) {
     NetworkNamespace& network = at(host).network;
-    BOOST_OUTCOME_TRY(network, NetworkNamespace::create(
-                                   namespace_name(options_.tag, std::string(1, letter(host)))));
+    BOOST_OUTCOME_TRY(network, NetworkNamespace::create(namespace_of(options_.tag, host)));
     BOOST_OUTCOME_TRY(
         network.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0"));
     BOOST_OUTCOME_TRY(network.ip(fmt::format("link add up0 type veth peer name port-{} netns {}",
@@ -364,12 +378,19 @@ std::filesystem::path Scene::control_socket(HostId host) const {
 
 Result<void> Scene::start_agent(HostId host) {
   Host& it = at(host);
-  BOOST_OUTCOME_TRY(it.agent,
-                    Process::spawn({(options_.build_directory / "agent" / "understudyd").string(),
-                                    "--config", (it.folder / "understudy.toml").string()},
-                                   {.network_namespace = it.network.name(),
-                                    .log = it.folder / "understudyd.log",
-                                    .cgroup = it.cgroup}));
+  std::vector<std::string> command = {(options_.build_directory / "agent" / "understudyd").string(),
+                                      "--config", (it.folder / "understudy.toml").string()};
+  if (!options_.capabilities.empty()) {
+    const std::string set = fmt::format("-all,+{}", fmt::join(options_.capabilities, ",+"));
+    command.insert(command.begin(),
+                   {"setpriv", "--no-new-privs", "--bounding-set", set, "--inh-caps=-all"});
+  }
+  std::string& fault = options_.fault_points[static_cast<std::size_t>(host)];
+  if (!fault.empty())
+    command.insert(command.begin(), {"env", "UNDERSTUDY_FAULT_POINT=" + std::exchange(fault, {})});
+  BOOST_OUTCOME_TRY(it.agent, Process::spawn(command, {.network_namespace = it.network.name(),
+                                                       .log = it.folder / "understudyd.log",
+                                                       .cgroup = it.cgroup}));
   return wait_for_agent(host);
 }
 

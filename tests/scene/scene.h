@@ -63,6 +63,13 @@ struct SceneOptions {
   std::string tracking = "auto";  ///< The agents' qemu.tracking.
   std::string log_level = "info";
   std::string agent_toml;  ///< Appended to both agents' files.
+  /// base/fault_point.h: armed at the next start of the agent of host A, B; not at later ones.
+  std::array<std::string, 2> fault_points;
+  /// The capabilities that the agents get, as setpriv names them ("net_admin"); empty: all.
+  std::vector<std::string> capabilities;
+  /// Called with the client's namespace when the networks stand; what it returns is appended to
+  /// both agents' files, too.
+  std::function<Result<std::string>(const std::string&)> before_agents;
   unsigned vcpus = 1;
   unsigned memory_mib = 256;
   std::string guest_parameters;  ///< Further parameters for the guest's kernel.
@@ -92,6 +99,12 @@ class Scene {
   /// --- agents and their command line
 
   Result<void> start_agent(HostId host);
+  /// Arms a fault point (base/fault_point.h) for the next start of this host's agent.
+  void arm(HostId host, std::string fault) {
+    options_.fault_points[static_cast<std::size_t>(host)] = std::move(fault);
+  }
+  /// The letter of /proc/PID/stat: 'R', 'S', 'T' (stopped) …; 0 if there is no such process.
+  static char state_of(pid_t pid);
   /// Asks it to end (SIGTERM) and waits.
   Result<void> stop_agent(HostId host);
   /// SIGKILL to the agent alone; its guests live on.
@@ -157,6 +170,8 @@ class Scene {
   [[nodiscard]] const std::string& host_namespace(HostId host) const {
     return hosts_[static_cast<std::size_t>(host)].network.name();
   }
+  /// The namespace that the host of a scene with this tag has, or will have.
+  static std::string namespace_of(const std::string& tag, HostId host);
   [[nodiscard]] const std::string& client_namespace() const { return client_.name(); }
   [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
   [[nodiscard]] const SceneOptions& options() const { return options_; }

@@ -72,8 +72,16 @@ void Oracle::persisted(int host, Generation generation) {
   on_disk = generation;
 }
 
-void Oracle::received(Instance instance, ProtectionId protection, bool alone, const Frame& frame) {
+void Oracle::received(Instance instance, ProtectionId protection, bool alone, const Frame& frame,
+                      bool frozen) {
   ++received_count_;
+  if (instance < newest_voice_ && frozen) {
+    const std::vector<Step>& newest = histories_[newest_voice_];
+    if (frame.n < newest.size() && newest[frame.n].h == frame.h) {
+      ++late_echoes_;
+      return;
+    }
+  }
   if (instance < newest_voice_) {
     violate(fmt::format("two voices: instance {} spoke (n={}) after instance {} had spoken",
                         instance, frame.n, newest_voice_));

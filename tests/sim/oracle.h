@@ -76,9 +76,13 @@ class Oracle {
 
   /// `frame` of `instance` reaches the client. `protection` is the one that its operator has asked
   /// for last (0: none), `alone` that somebody who may has allowed it to speak without a backup.
-  void received(Instance instance, ProtectionId protection, bool alone, const Frame& frame);
+  /// `frozen`: the host has been frozen with its clock, for which no lease can account: a frame
+  /// that the newest voice knows as its own past may come late, and is counted.
+  void received(Instance instance, ProtectionId protection, bool alone, const Frame& frame,
+                bool frozen = false);
 
   [[nodiscard]] const std::string& violation() const { return violation_; }
+  [[nodiscard]] std::uint64_t late_echoes() const { return late_echoes_; }
   [[nodiscard]] std::uint64_t received_count() const { return received_count_; }
   /// The newest instance that the client has heard.
   [[nodiscard]] Instance newest_voice() const { return newest_voice_; }
@@ -100,6 +104,7 @@ class Oracle {
   std::map<int, Generation> disks_;
   std::vector<std::uint64_t> client_;  ///< h by n; 0 where nothing was received.
   std::uint64_t received_count_ = 0;
+  std::uint64_t late_echoes_ = 0;
   Instance newest_voice_ = 0;
   std::string violation_;
 };

@@ -14,6 +14,7 @@
 
 #include "checkpoint/epoch_backup.h"
 #include "checkpoint/epoch_primary.h"
+#include "failover/arbiter.h"
 #include "failover/failure_detector.h"
 #include "failover/promotion.h"
 #include "tests/sim/oracle.h"
@@ -118,6 +119,20 @@ struct Disk {
   ProtectionId protection;
 };
 
+/// A claim that a host's agent has asked the arbiter for and not been answered.
+struct Asked {
+  Arbiter::Claim claim;
+  bool wanted = true;
+  bool stale = false;  ///< A fence's run began before the claim was forgotten.
+};
+
+/// What an arbiter like etcd has written down of one protection.
+struct Holding {
+  Generation generation;
+  int holder = 0;
+  bool claimed = false;
+};
+
 struct Host {
   int id = 0;
   bool up = true;
@@ -129,6 +144,12 @@ struct Host {
   Time tick_at = 0;
 
   Disk disk;
+  std::optional<Generation> writing;  ///< On its way to the disk: a crash may lose it or not.
+  Time disk_slow_until = 0;
+  Time disk_full_until = 0;
+  bool clock_stopped_once = false;  ///< It was frozen, clock and all.
+  std::optional<Asked> asked;
+  std::unique_ptr<Arbiter> arbiter;
   std::optional<Domain> domain;
   Gate gate;
   std::optional<FailureDetector> detector;
@@ -154,7 +175,6 @@ struct Host {
   Image image;
   std::optional<Staged> staging;
   std::map<EpochId, Staged> whole;
-  bool disk_full = false;
   Time next_wish = 0;
   bool peer_gone = false;
   bool decided = false;

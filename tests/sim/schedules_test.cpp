@@ -2,50 +2,73 @@
 //
 // Goal: whatever breaks, no client is told what could be lost, and never do two hosts speak; and
 // when everything works again, so does the domain. Method: tests/sim/world.h. A failing seed is
-// printed and replays exactly: UNDERSTUDY_SIM_SEED=<seed> runs that one alone and tells its story.
+// printed with the end of its story, and replays exactly.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdlib>
+#include <optional>
 
 #include "tests/sim/world.h"
 
 namespace understudy::sim {
 namespace {
 
-/// As many schedules as UNDERSTUDY_SIM_SEEDS says, for long hunts; else what a test run has time
-/// for.
-std::uint64_t seeds() {
-  const char* asked = std::getenv("UNDERSTUDY_SIM_SEEDS");
-  return asked != nullptr ? std::strtoull(asked, nullptr, 0) : 12'000;
+/// What the environment asks for; `./run sim` sets it.
+std::uint64_t number_from(const char* variable, std::uint64_t fallback) {
+  const char* asked = std::getenv(variable);
+  return asked != nullptr ? std::strtoull(asked, nullptr, 0) : fallback;
+}
+
+constexpr std::size_t kStoryLines = 60;
+
+/// Plays a failing schedule again, and tells the end of its story.
+void tell_story(const Options& options) {
+  Options again = options;
+  again.trace = true;
+  const Outcome outcome = run(again);
+  const std::size_t skipped =
+      outcome.story.size() > kStoryLines ? outcome.story.size() - kStoryLines : 0;
+  if (skipped > 0) fmt::print("  … {} lines before this\n", skipped);
+  for (std::size_t line = skipped; line < outcome.story.size(); ++line)
+    fmt::print("  {}\n", outcome.story[line]);
 }
 
 void expect_good(const Options& options) {
   const Outcome outcome = run(options);
-  EXPECT_EQ(outcome.violation, "")
-      << "replay: UNDERSTUDY_SIM_SEED=" << options.seed << " sim_schedules_test";
+  if (!outcome.violation.empty()) tell_story(options);
+  EXPECT_EQ(outcome.violation, "") << "replay: ./run sim --seed " << options.seed << " --seeds 1";
 }
 
+// UNDERSTUDY_SIM_SEED: the first seed; UNDERSTUDY_SIM_SEEDS: how many; UNDERSTUDY_SIM_MINUTES:
+// until so long has passed, however many that are.
 TEST(Schedules, random_faults_then_repair_keep_every_promise) {
-  if (const char* seed = std::getenv("UNDERSTUDY_SIM_SEED")) {
-    expect_good({.seed = std::strtoull(seed, nullptr, 0), .trace = true});
-    return;
-  }
+  const std::uint64_t first = number_from("UNDERSTUDY_SIM_SEED", 1);
+  const std::uint64_t minutes = number_from("UNDERSTUDY_SIM_MINUTES", 0);
+  const std::uint64_t wanted =
+      number_from("UNDERSTUDY_SIM_SEEDS", minutes > 0 ? ~std::uint64_t{0} - first : 20'000);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(minutes);
   std::array<std::uint64_t, kReached> reached{};
   std::uint64_t released = 0;
-  for (std::uint64_t seed = 1; seed <= seeds(); ++seed) {
-    const Outcome outcome = run({.seed = seed});
-    ASSERT_EQ(outcome.violation, "")
-        << "replay: UNDERSTUDY_SIM_SEED=" << seed << " sim_schedules_test";
+  std::uint64_t played = 0;
+  for (; played < wanted; ++played) {
+    if (minutes > 0 && std::chrono::steady_clock::now() > end) break;
+    const Options options{.seed = first + played};
+    const Outcome outcome = run(options);
+    if (!outcome.violation.empty()) tell_story(options);
+    ASSERT_EQ(outcome.violation, "") << "replay: ./run sim --seed " << options.seed << " --seeds 1";
     for (std::size_t i = 0; i < kReached; ++i) reached[i] += outcome.reached[i] > 0 ? 1U : 0U;
     released += outcome.released;
   }
   // A branch that no schedule reaches is not tested, whatever the number of schedules.
   for (std::size_t i = 0; i < kReached; ++i) {
-    EXPECT_GT(reached[i], 0U) << "never reached: " << name_of(static_cast<Reached>(i));
+    if (played >= 10'000) {
+      EXPECT_GT(reached[i], 0U) << "never reached: " << name_of(static_cast<Reached>(i));
+    }
     fmt::print("{:>6} schedules reached {}\n", reached[i], name_of(static_cast<Reached>(i)));
   }
-  fmt::print("{:>6} schedules, {} frames released\n", seeds(), released);
+  fmt::print("{:>6} schedules, {} frames released\n", played, released);
 }
 
 // Seeds that have once shown a mistake. (A seed keeps its meaning only as long as the world draws
@@ -68,11 +91,7 @@ void sweep(Fault fault, int host) {
     const Options options{.random_faults = false, .planned = Options::Planned{fault, host, step}};
     const Outcome outcome = run(options);
     const bool lost_by_one_fault = outcome.lost && outcome.whole_when_struck;
-    if (!outcome.violation.empty() || lost_by_one_fault) {
-      Options again = options;
-      again.trace = true;
-      run(again);
-    }
+    if (!outcome.violation.empty() || lost_by_one_fault) tell_story(options);
     ASSERT_FALSE(lost_by_one_fault) << "step " << step << " of host " << host;
     ASSERT_EQ(outcome.violation, "") << "fault before step " << step << " of host " << host;
     if (outcome.steps[static_cast<std::size_t>(host)] <= step || step > 700) break;
@@ -116,11 +135,12 @@ TEST(Sweep, heartbeats_lost_before_the_primarys_nth_step) {
   sweep(Fault::lose_heartbeats, 0);
 }
 
-/// A wrong rule must be found within a few hundred schedules, and by the checker that is meant for
-/// it.
-void expect_found(Canary canary, std::string_view by) {
-  for (std::uint64_t seed = 1; seed <= 3'000; ++seed) {
-    const Outcome outcome = run({.seed = seed, .canary = canary});
+/// A wrong rule must be found within the first few thousand of the schedules that every test run
+/// plays, and by the checker that is meant for it.
+void expect_found(Canary canary, std::string_view by,
+                  std::optional<ArbiterKind> arbiter = std::nullopt) {
+  for (std::uint64_t seed = 1; seed <= 20'000; ++seed) {
+    const Outcome outcome = run({.seed = seed, .canary = canary, .arbiter = arbiter});
     if (outcome.violation.empty()) continue;
     fmt::print("found at seed {}: {}\n", seed, outcome.violation);
     EXPECT_NE(outcome.violation.find(by), std::string::npos) << outcome.violation;
@@ -152,6 +172,16 @@ TEST(Canary, generation_forgotten_is_found) {
 }
 TEST(Canary, unprotect_without_confirmation_is_found) {
   expect_found(Canary::unprotect_unconfirmed, "");
+}
+
+TEST(Canary, voice_before_the_generation_is_stored_is_found) {
+  expect_found(Canary::speak_before_stored, "");
+}
+TEST(Canary, trust_in_an_arbiter_that_lost_its_data_is_found) {
+  expect_found(Canary::trust_empty_arbiter, "", ArbiterKind::etcd);
+}
+TEST(Canary, promotion_cut_off_and_forgotten_is_found) {
+  expect_found(Canary::cut_off_forgets, "");
 }
 
 }  // namespace

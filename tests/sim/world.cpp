@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "arbiter/etcd_messages.h"
 #include "checkpoint/epoch_backup.h"
 #include "checkpoint/epoch_primary.h"
 #include "failover/failure_detector.h"
@@ -41,6 +42,7 @@ class World {
     if (oracle_.violation().empty()) judge_liveness();
     outcome_.violation = oracle_.violation();
     outcome_.released = oracle_.received_count();
+    if (oracle_.late_echoes() > 0) reached(Reached::late_echo_after_a_freeze);
     outcome_.steps = {hosts_[0].steps, hosts_[1].steps};
     return outcome_;
   }
@@ -134,8 +136,8 @@ class World {
   template <typename... Args>
   void tell(fmt::format_string<Args...> format, Args&&... args) {
     if (options_.trace) {
-      fmt::print("{:>9.3f} ms  {}\n", static_cast<double>(now_) / kMs,
-                 fmt::format(format, std::forward<Args>(args)...));
+      outcome_.story.push_back(fmt::format("{:>9.3f} ms  {}", static_cast<double>(now_) / kMs,
+                                           fmt::format(format, std::forward<Args>(args)...)));
     }
   }
   void reached(Reached what) { ++outcome_.reached[static_cast<std::size_t>(what)]; }
@@ -153,7 +155,10 @@ class World {
       paths_ = static_cast<std::size_t>(random_.between(1, 2));
       base_delay_ = random_.between(50, 2500);
       page_cost_ = random_.once_in(4) ? random_.between(2 * kMs, 12 * kMs) : 60;
+      arbiter_kind_ = static_cast<ArbiterKind>(random_.between(0, 2));
     }
+    arbiter_kind_ = options_.arbiter.value_or(arbiter_kind_);
+    tell("the arbiter: {}", static_cast<int>(arbiter_kind_));
     for (int id = 0; id < 2; ++id) {
       Host& host = hosts_[static_cast<std::size_t>(id)];
       host.id = id;
@@ -161,6 +166,7 @@ class World {
         host.clock_origin = random_.between(0, 1'000'000'000);
         host.clock_rate = random_.between(900, 1100);
       }
+      host.arbiter = std::make_unique<HostArbiter>(*this, host);
       boot(host);
     }
     Host& first = hosts_[0];
@@ -203,7 +209,8 @@ class World {
       const Host& peer = other(host);
       // Unprotect allows to speak alone once the other host really holds nothing any more.
       if (host.unprotect_said && !peer.image.whole) host.solo_said = true;
-      oracle_.received(host.domain->instance, host.asked_protection, host.solo_said, frame);
+      oracle_.received(host.domain->instance, host.asked_protection, host.solo_said, frame,
+                       host.clock_stopped_once);
       spoken_at_ = now_;
       if (!oracle_.violation().empty()) tell("host {} VIOLATION {}", host.id, oracle_.violation());
     };
@@ -442,6 +449,22 @@ class World {
       act(host, host.primary->on_generation_persisted(clock(host), generation));
     });
   }
+  void perform(Host& host, const EpochPrimary::AskArbiter& ask) {
+    ask_as_primary(host, ask.generation);
+  }
+  void perform(Host& host, const EpochPrimary::ForgetClaim& claim) {
+    forget(host, claim_of_primary(host, claim.generation));
+  }
+  static Arbiter::Claim claim_of_primary(const Host& host, Generation generation) {
+    return {"web1", host.primary->protection(), generation, Arbiter::Claimant::primary};
+  }
+  void ask_as_primary(Host& host, Generation generation) {
+    const Arbiter::Claim claim = claim_of_primary(host, generation);
+    const Arbiter::Answer answer = ask(host, claim);
+    if (answer != Arbiter::Answer::pending)
+      act(host,
+          host.primary->on_arbiter(clock(host), generation, answer == Arbiter::Answer::granted));
+  }
   void perform(Host& host, const EpochPrimary::AskDiscard&) {
     Message message;
     message.kind = Message::Kind::ask_discard;
@@ -579,7 +602,7 @@ class World {
     host.decided = host.peer_gone = false;
     Promotion::Config config;
     config.domain = "web1";
-    host.promotion = std::make_unique<Promotion>(config, *host.backup, arbiter_);
+    host.promotion = std::make_unique<Promotion>(config, *host.backup, *host.arbiter);
   }
 
   void receive_as_backup(Host& host, std::size_t number, const Message& message) {
@@ -838,6 +861,114 @@ class World {
     act(host, host.promotion->on_resumed(clock(host)));
   }
 
+  // --- the arbiter ---
+
+  /// A host's way to the arbiter: what EtcdArbiter and FenceArbiter do, on simulated time.
+  class HostArbiter final : public Arbiter {
+   public:
+    HostArbiter(World& world, Host& host) : world_(world), host_(host) {}
+    Answer ask(const Claim& claim) override { return world_.ask(host_, claim); }
+    void forget(const Claim& claim) override { world_.forget(host_, claim); }
+    [[nodiscard]] std::string_view name() const override { return "simulated"; }
+
+   private:
+    World& world_;
+    Host& host_;
+  };
+
+  Arbiter::Answer ask(Host& host, const Arbiter::Claim& claim) {
+    if (arbiter_kind_ == ArbiterKind::none) return no_arbiter_.ask(claim);
+    if (host.asked && host.asked->claim == claim) {
+      host.asked->wanted = true;
+      return Arbiter::Answer::pending;
+    }
+    tell("host {} asks the arbiter for generation {}", host.id, claim.generation);
+    host.asked = Asked{claim};
+    pursue(host, claim);
+    return Arbiter::Answer::pending;
+  }
+  void forget(Host& host, const Arbiter::Claim& claim) {
+    if (!host.asked || !(host.asked->claim == claim)) return;
+    host.asked->wanted = false;
+    host.asked->stale = true;
+  }
+  void pursue(Host& host, const Arbiter::Claim& claim) {
+    if (!host.asked || !(host.asked->claim == claim)) return;
+    if (!host.asked->wanted) {
+      host.asked.reset();
+      return;
+    }
+    if (arbiter_kind_ == ArbiterKind::fence) {
+      host.asked->stale = false;
+      after(host, random_.between(20 * kMs, 200 * kMs),
+            [this, &host, claim] { shoot(host, claim); });
+      return;
+    }
+    const Time late = random_.once_in(6) ? random_.between(0, 700 * kMs) : 0;
+    after(random_.between(kMs, 15 * kMs) + late,
+          [this, &host, claim, sent = now_, incarnation = host.incarnation] {
+            serve(host, claim, sent, incarnation);
+          });
+    after(host, 300 * kMs, [this, &host, claim] { pursue(host, claim); });
+  }
+  /// etcd gets a claim, which may have been long on its way; the host may be another by now.
+  void serve(Host& host, const Arbiter::Claim& claim, Time sent, std::uint32_t incarnation) {
+    if (now_ < arbiter_down_until_ || now_ > sent + 500 * kMs) return;
+    etcd::Read read;
+    if (const auto found = book_.find(claim.protection); found != book_.end()) {
+      read.holding = etcd::Holding{found->second.generation, name_of_host(found->second.holder),
+                                   found->second.claimed};
+    } else if (options_.canary == Canary::trust_empty_arbiter) {
+      read.holding = etcd::Holding{Generation{0}, "nobody", false};
+    }
+    const etcd::Judged judged = etcd::judge(read, name_of_host(host.id), claim.generation, 0);
+    if (judged.judgement == etcd::Judgement::claim)
+      book_[claim.protection] = {claim.generation, host.id, true};
+    const bool granted = judged.judgement != etcd::Judgement::refused;
+    tell("the arbiter {} generation {} to host {} {}", granted ? "grants" : "refuses",
+         claim.generation, host.id, judged.reason);
+    if (host.incarnation != incarnation || (!calm() && random_.once_in(6))) return;
+    after(host, random_.between(kMs, 15 * kMs),
+          [this, &host, claim, granted] { answered(host, claim, granted); });
+  }
+  void shoot(Host& host, const Arbiter::Claim& claim) {
+    if (!host.asked || !(host.asked->claim == claim)) return;
+    const bool works = calm() || !random_.once_in(4);
+    if (works) {
+      tell("host {} fences host {}", host.id, 1 - host.id);
+      reached(Reached::fenced);
+      crash(other(host));
+    }
+    // The fence agent takes its time to say so; the other host may be back by then.
+    const Time late = random_.once_in(3) ? random_.between(0, 800 * kMs) : 5 * kMs;
+    after(host, late, [this, &host, claim, works] {
+      if (!host.asked || !(host.asked->claim == claim)) return;
+      const bool stale = host.asked->stale;
+      if (works && !stale) return answered(host, claim, true);
+      pursue(host, claim);
+    });
+  }
+  void answered(Host& host, const Arbiter::Claim& claim, bool granted) {
+    if (!host.asked || !(host.asked->claim == claim)) return;
+    host.asked.reset();
+    if (!granted) reached(Reached::claim_refused);
+    const auto answer = granted ? Arbiter::Answer::granted : Arbiter::Answer::refused;
+    if (claim.claimant == Arbiter::Claimant::primary) {
+      if (!host.primary || host.primary->protection() != claim.protection) return;
+      // The truth for the oracle: somebody who may has allowed it.
+      if (granted) host.solo_said = true;
+      act(host, host.primary->on_arbiter(clock(host), claim.generation, granted));
+      if (granted && host.primary && host.primary->solo_by_grant()) reached(Reached::solo_by_grant);
+    } else if (host.promotion && !host.domain) {
+      const bool waited = host.promotion->phase() == Promotion::Phase::asking;
+      if (granted && !waited) reached(Reached::grant_unused);
+      act(host,
+          host.promotion->on_arbiter(clock(host), answer, host.detector->last_sign_of_life()));
+      if (granted && waited && count_decision(host)) reached(Reached::promotion_by_grant);
+    }
+  }
+  static std::string name_of_host(int id) { return id == 0 ? "hostA" : "hostB"; }
+
   // --- disks ---
 
   void write(Host& host, Generation generation) {
@@ -846,12 +977,22 @@ class World {
   }
   void persist(Host& host, Generation generation, std::function<void(bool)> done) {
     const bool fails =
-        !calm() && (host.disk_full || (options_.random_faults && random_.once_in(12)));
-    after(host, random_.between(300, 5 * kMs),
-          [this, &host, generation, fails, done = std::move(done)] {
-            if (!fails) write(host, std::max(host.disk.generation, generation));
-            done(!fails);
-          });
+        !calm() && (now_ < host.disk_full_until || (options_.random_faults && random_.once_in(12)));
+    const Time takes = now_ < host.disk_slow_until ? random_.between(20 * kMs, 400 * kMs)
+                                                   : random_.between(300, 5 * kMs);
+    if (options_.canary == Canary::speak_before_stored) {
+      // Not even on its way yet when it is acted upon: a crash in the next half second loses it.
+      after(host, 500 * kMs,
+            [this, &host, generation] { write(host, std::max(host.disk.generation, generation)); });
+      done(true);
+      return;
+    }
+    if (!fails) host.writing = generation;
+    after(host, takes, [this, &host, generation, fails, done = std::move(done)] {
+      host.writing.reset();
+      if (!fails) write(host, std::max(host.disk.generation, generation));
+      done(!fails);
+    });
   }
 
   // --- faults ---
@@ -903,7 +1044,49 @@ class World {
         deaf_until_[id] = now_ + random_.between(100 * kMs, 600 * kMs);
         tell("host {} heartbeats lost until {} ms", host.id, deaf_until_[id] / kMs);
         return;
+      case Fault::flap:
+        tell("the network flaps");
+        return flap(random_.between(3, 9));
+      case Fault::freeze: {
+        if (!host.up || now_ < host.stalled_until) return;
+        const Time length = random_.between(50 * kMs, 700 * kMs);
+        host.stalled_until = now_ + length;
+        host.clock_origin -= length * host.clock_rate / 1000;
+        host.clock_stopped_once = true;
+        tell("host {} is frozen until {} ms, clock and all", host.id, host.stalled_until / kMs);
+        return;
+      }
+      case Fault::slow_disk:
+        host.disk_slow_until = now_ + random_.between(100 * kMs, 800 * kMs);
+        tell("host {} writes slowly until {} ms", host.id, host.disk_slow_until / kMs);
+        return;
+      case Fault::full_disk:
+        host.disk_full_until = now_ + random_.between(100 * kMs, 800 * kMs);
+        tell("host {} disk full until {} ms", host.id, host.disk_full_until / kMs);
+        return;
+      case Fault::arbiter_outage:
+        arbiter_down_until_ = now_ + random_.between(100 * kMs, 900 * kMs);
+        tell("the arbiter is away until {} ms", arbiter_down_until_ / kMs);
+        return;
+      case Fault::arbiter_emptied:
+        if (arbiter_kind_ != ArbiterKind::etcd) return;
+        tell("the arbiter comes back empty");
+        if (!book_.empty()) reached(Reached::arbiter_lost_its_data);
+        book_.clear();
+        return;
     }
+  }
+
+  void flap(std::int64_t turns) {
+    if (turns == 0 || calm()) return;
+    const Time length = random_.between(5 * kMs, 80 * kMs);
+    const auto which = random_.between(0, 2);
+    for (std::size_t id = 0; id < 2; ++id) {
+      if (which == 2 || which == static_cast<std::int64_t>(id))
+        cut_until_[id] = std::max(cut_until_[id], now_ + length);
+    }
+    after(length + 1, [this] { flush(); });
+    after(length + random_.between(5 * kMs, 60 * kMs), [this, turns] { flap(turns - 1); });
   }
 
   /// The agent and all that it holds are gone; its connections are reset.
@@ -923,6 +1106,16 @@ class World {
     host.gate = Gate{};
     host.masks.clear();
     host.fail_captures = false;
+    host.asked.reset();
+    // What was on its way to the disk has reached it or not.
+    if (host.writing) {
+      if (random_.once_in(2)) {
+        write(host, std::max(host.disk.generation, *host.writing));
+      } else {
+        reached(Reached::write_lost_in_a_crash);
+      }
+      host.writing.reset();
+    }
   }
   void crash(Host& host) {
     if (!host.up) return;
@@ -949,6 +1142,12 @@ class World {
     const bool protected_here = host.primary.has_value();
     kill_agent(host);
     // A promotion that had not spoken yet goes with the agent that made it.
+    if (options_.canary == Canary::cut_off_forgets && host.domain && !protected_here &&
+        host.disk.voice && host.domain->instance > 0) {
+      host.domain.reset();
+      host.disk.voice = false;
+      host.disk.generation = Generation{1};
+    }
     if (host.domain && !spoke && !protected_here) host.domain.reset();
     boot(host);
     look_for_loss();
@@ -987,8 +1186,10 @@ class World {
     tell("everything is repaired");
     for (Host& host : hosts_) {
       come_back(host);
-      host.disk_full = host.fail_captures = false;
+      host.fail_captures = false;
+      host.disk_slow_until = host.disk_full_until = 0;
     }
+    arbiter_down_until_ = 0;
     cut_until_ = {};
     slow_until_ = {};
     deaf_until_ = {};
@@ -1006,10 +1207,16 @@ class World {
     if (options_.canary == Canary::trust_old_acknowledgements) {
       config.lease = std::chrono::hours(1);
     }
+    if (arbiter_kind_ != ArbiterKind::none) config.ask_solo_after = std::chrono::milliseconds(300);
+    config.grants_last = arbiter_kind_ != ArbiterKind::fence;
     return config;
   }
   void protect(Host& host) {
+    // The books are opened first; where that fails nothing begins.
+    if (now_ < arbiter_down_until_ && arbiter_kind_ == ArbiterKind::etcd) return;
     host.disk.protection = ProtectionId{++protections_};
+    book_.clear();
+    book_[host.disk.protection] = {host.disk.generation, host.id, false};
     host.disk.voice = false;
     host.asked_protection = host.disk.protection;
     host.solo_said = host.unprotect_said = false;
@@ -1041,15 +1248,34 @@ class World {
     const bool empty = !peer.backup || peer.backup->state() == EpochBackup::State::discarded;
     return empty && host.link != 0 && peer.peer_link == host.link;
   }
+  /// With an arbiter the operator promises that the primary does not speak alone, and will not.
+  bool may_promote_by_hand(const Host& backup) {
+    if (arbiter_kind_ == ArbiterKind::none) return true;
+    const Host& primary = other(backup);
+    return !primary.up || !primary.domain;
+  }
+  /// Nobody runs the domain, and the arbiter (which has lost its data, say) lets nobody: a person
+  /// looks whether a copy is left.
+  void speak_up() {
+    for (Host& host : hosts_) {
+      if (!host.up || !host.promotion || host.domain || now_ < host.stalled_until) continue;
+      if (host.backup->state() != EpochBackup::State::ready || !may_promote_by_hand(host)) continue;
+      tell("the operator promotes host {}, which nobody else lets", host.id);
+      want_promotion(host, Promotion::Cause::operator_word);
+      schedule_tick(host);
+      return;
+    }
+  }
   void operate() {
     after(random_.between(40 * kMs, 80 * kMs), [this] { operate(); });
     if (lost_) return;
     Host* host = rightful();
     if (options_.random_faults && !calm() && !random_.once_in(3)) return;
+    if (host == nullptr && calm() && now_ > kHealAt + 700 * kMs) speak_up();
     Host* backup = &hosts_[host != nullptr ? static_cast<std::size_t>(1 - host->id) : 0];
     if (!calm() && options_.random_faults && backup->promotion && backup->up && !backup->domain &&
         backup->backup->state() == EpochBackup::State::ready && now_ >= backup->stalled_until &&
-        random_.once_in(25)) {
+        may_promote_by_hand(*backup) && random_.once_in(25)) {
       tell("host {} is asked to promote by hand", backup->id);
       want_promotion(*backup, Promotion::Cause::operator_word);
       schedule_tick(*backup);
@@ -1128,7 +1354,10 @@ class World {
   Random random_;
   Outcome outcome_;
   Oracle oracle_;
-  NoArbiter arbiter_;
+  NoArbiter no_arbiter_;
+  ArbiterKind arbiter_kind_ = ArbiterKind::none;
+  std::map<ProtectionId, Holding> book_;
+  Time arbiter_down_until_ = 0;
   std::array<Host, 2> hosts_;
   std::deque<Connection> connections_;
   std::priority_queue<Event> queue_;
@@ -1180,7 +1409,15 @@ std::string_view name_of(Reached what) {
                                                                  "unprotect_confirmed_by_hello",
                                                                  "taken_up_again",
                                                                  "own_stall_noticed",
-                                                                 "domain_lost_to_two_faults"};
+                                                                 "domain_lost_to_two_faults",
+                                                                 "promotion_by_grant",
+                                                                 "solo_by_grant",
+                                                                 "claim_refused",
+                                                                 "grant_unused",
+                                                                 "fenced",
+                                                                 "arbiter_lost_its_data",
+                                                                 "late_echo_after_a_freeze",
+                                                                 "write_lost_in_a_crash"};
   return kNames[static_cast<std::size_t>(what)];
 }
 

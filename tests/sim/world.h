@@ -12,7 +12,9 @@
 //
 // Not modelled: bytes (the wire format has fuzz targets of its own), wrong content on the wire,
 // disks that lie, a stall between the decision to release and the system call, the client
-// network's own faults (TCP above it is there for that), more than two hosts.
+// network's own faults (TCP above it is there for that), more than two hosts. A host's clock may
+// stand still while the host does (a frozen virtual machine): then the oracle lets late echoes of
+// committed output pass, and counts them.
 #pragma once
 
 #include <array>
@@ -20,6 +22,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace understudy::sim {
 
@@ -34,19 +37,31 @@ enum class Canary {
   apply_half,                  ///< A broken-off checkpoint's pages go to the image all the same.
   forget_generation,           ///< The generation does not survive a crash.
   unprotect_unconfirmed,       ///< The gate opens when unprotect is asked, not when confirmed.
+  speak_before_stored,         ///< What is written counts as written before it is.
+  trust_empty_arbiter,         ///< An arbiter that has lost its data grants whoever asks first.
+  cut_off_forgets,             ///< A promotion that an agent's end cuts off leaves no generation.
 };
 
 enum class Fault {
-  crash,           ///< The host loses power and comes back later.
-  restart_agent,   ///< The agent is killed and comes back; the domain lives on.
-  stall,           ///< The agent is stopped for a while (SIGSTOP), the domain is not.
-  break_link,      ///< The bulk connection breaks.
-  cut_one_way,     ///< Nothing from this host reaches the other for a while.
-  cut_both_ways,   ///< A partition.
-  slow_link,       ///< What this host sends takes long.
-  lose_heartbeats  ///< Heartbeats of this host are lost, bulk data is not.
+  crash,            ///< The host loses power and comes back later.
+  restart_agent,    ///< The agent is killed and comes back; the domain lives on.
+  stall,            ///< The agent is stopped for a while (SIGSTOP), the domain is not.
+  break_link,       ///< The bulk connection breaks.
+  cut_one_way,      ///< Nothing from this host reaches the other for a while.
+  cut_both_ways,    ///< A partition.
+  slow_link,        ///< What this host sends takes long.
+  lose_heartbeats,  ///< Heartbeats of this host are lost, bulk data is not.
+  flap,             ///< The network between the hosts comes and goes in quick turns.
+  freeze,           ///< As a stall, and the host's clock stands still (a paused virtual machine).
+  slow_disk,        ///< Writes take long.
+  full_disk,        ///< Writes fail.
+  arbiter_outage,   ///< The arbiter does not answer.
+  arbiter_emptied   ///< It comes back without its data.
 };
-inline constexpr int kFaults = 8;
+inline constexpr int kFaults = 14;
+
+/// Who is asked when the hosts cannot ask each other.
+enum class ArbiterKind { none, etcd, fence };
 
 /// Rare things that a set of schedules is asked to have reached.
 enum class Reached {
@@ -77,8 +92,16 @@ enum class Reached {
   taken_up_again,
   own_stall_noticed,
   domain_lost_to_two_faults,
+  promotion_by_grant,
+  solo_by_grant,
+  claim_refused,
+  grant_unused,
+  fenced,
+  arbiter_lost_its_data,
+  late_echo_after_a_freeze,
+  write_lost_in_a_crash,
 };
-inline constexpr std::size_t kReached = 27;
+inline constexpr std::size_t kReached = 35;
 /// The name of `what` as it is written above.
 std::string_view name_of(Reached what);
 
@@ -94,7 +117,9 @@ struct Options {
     std::uint64_t step = 0;
   };
   std::optional<Planned> planned;
-  bool trace = false;  ///< Tell on stdout what happens.
+  /// Without it: drawn from the seed if faults are random, else none.
+  std::optional<ArbiterKind> arbiter;
+  bool trace = false;  ///< Keep what happens, line by line.
 };
 
 struct Outcome {
@@ -105,6 +130,7 @@ struct Outcome {
   bool whole_when_struck = false;  ///< The backup held a whole image when the last fault struck.
   std::uint64_t released = 0;      ///< Frames that the client got.
   std::uint64_t trace_digest = 0;  ///< Equal for equal runs.
+  std::vector<std::string> story;  ///< With `trace`.
 };
 
 /// Runs one schedule from beginning to end. Equal options give equal outcomes.
