@@ -69,6 +69,7 @@ struct Replayer::Flow {
   // --- what the log tells ---
   std::deque<Expected> expected;        ///< Not yet said again.
   std::deque<std::size_t> pending;      ///< Inputs not yet given.
+  std::size_t requests = 0;             ///< Of these, how many bring something.
   std::optional<std::size_t> front;     ///< What of them stands in `fronts_`.
   bool any_output = false;              ///< The log has one.
   std::vector<std::size_t> unanswered;  ///< Requests since the last output, while the log is read.
@@ -161,6 +162,7 @@ Replayer::Replayer(const Config& config, Instant now, std::vector<LogRecord> rec
         fronts_.insert(inputs_.size());
       } else if (!input.stray && input.packet.brings_something()) {
         input.flow->unanswered.push_back(inputs_.size());
+        ++input.flow->requests;
       }
       inputs_.push_back(std::move(input));
     }
@@ -402,6 +404,7 @@ void Replayer::feed(Instant now, std::size_t index, Actions& actions) {
     translator_.erase(flow->key);
   }
   flow->pending.pop_front();
+  if (!input.stray && input.packet.brings_something()) --flow->requests;
   update_front(*flow);
   flow->last_fed = flow->last_progress = now;
   if (input.stray) {
@@ -905,12 +908,19 @@ void Replayer::forget_expected(Flow& flow) {
 }
 
 void Replayer::open_order_if_due(Instant now, Actions& actions) {
-  if (order_open_ || !fronts_.empty() || !outstanding_.empty()) return;
+  if (order_open_ || !outstanding_.empty()) return;
+  // What only has acknowledgements left, of a stream that the guest makes in its own time, is a
+  // matter between the guest and that client.
+  const bool requests_left = std::ranges::any_of(fronts_, [this](std::size_t index) {
+    return inputs_[index].flow == nullptr || inputs_[index].flow->requests > 0;
+  });
+  if (requests_left) return;
   order_open_ = true;
   flush_due_ = true;
   actions.push_back(Report{Event::order_complete, {}, LogPosition(), 0});
   for (const auto& flow : flows_) {
     if (flow->phase != Flow::Phase::led) continue;
+    if (flow->front) detach(now, *flow);
     flow->last_progress = now;
     settle(now, *flow, actions);
   }
