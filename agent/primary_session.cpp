@@ -29,6 +29,8 @@ double microseconds_between(Instant begin, Instant end) {
 }
 
 // Pauses between attempts to reach the backup: short, because output is held meanwhile.
+/// For a last word to be heard before the link is closed.
+constexpr auto kFarewellTime = std::chrono::seconds(2);
 constexpr auto kReconnectFirst = milliseconds(50);
 constexpr auto kReconnectMost = milliseconds(1000);
 // The backup builds a whole domain before it answers, which takes libxl many seconds on a busy
@@ -782,6 +784,7 @@ Task<void> PrimarySession::abandon() {
     // A word that does not arrive is made up for by the hello of the next link.
     (void)co_await link->send(FrameType::protection_end, {}, encode(end));
     (void)co_await link->flush();
+    farewell_ = true;
   }
   finish(PrimaryEnd::domain_gone);
   co_await wait_for_drive();
@@ -840,8 +843,14 @@ Task<void> PrimarySession::on_domain_exit(const DomainExit& exit) {
     // A word that does not arrive is made up for by the hello of the next link.
     (void)co_await link->send(FrameType::protection_end, {}, encode(end));
     (void)co_await link->flush();
+    farewell_ = true;
   }
   finish(take_over ? PrimaryEnd::superseded : PrimaryEnd::domain_gone);
+}
+
+Task<void> PrimarySession::close_later(std::shared_ptr<transport::Link> link) {
+  co_await sleep_for(kFarewellTime);
+  link->close();
 }
 
 void PrimarySession::finish(PrimaryEnd end) {
@@ -849,7 +858,13 @@ void PrimarySession::finish(PrimaryEnd end) {
   ended_ = true;
   if (decisions_.claim()) services_.arbiter.forget(claim_on(*decisions_.claim()));
   end_ = end;
-  if (link_ != nullptr) link_->close();
+  if (link_ != nullptr && farewell_) {
+    // Closing with unread acknowledgements makes the kernel send a reset, which overtakes our last
+    // word. The backup answers it or ends the link; keep_link() closes it then.
+    boost::asio::co_spawn(services_.executor, close_later(link_), boost::asio::detached);
+  } else if (link_ != nullptr) {
+    link_->close();
+  }
   if (gate_ != nullptr && end != PrimaryEnd::unprotected && end != PrimaryEnd::resigned) {
     // Nothing of this domain may be heard any more: what is held goes with the rules' last hour.
     if (auto dropped = gate_->drop_held(); !dropped)

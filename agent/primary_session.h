@@ -117,6 +117,7 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
 
   Task<void> drive();
   Task<void> keep_link();
+  static Task<void> close_later(std::shared_ptr<transport::Link> link);
   Task<void> serve_link(std::shared_ptr<transport::Link> link);
   /// Takes the decisions' actions: short ones at once, long ones to the queue.
   void carry_out(const EpochPrimary::Actions& actions);
@@ -159,6 +160,7 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   std::deque<EpochPrimary::Action> pending_;
   bool driving_ = false;  ///< drive() has not ended: it may be in the middle of a capture.
   bool ended_ = false;
+  bool farewell_ = false;  ///< The backup was told of the end over the link that stands.
   PrimaryEnd end_ = PrimaryEnd::unprotected;  ///< Valid once ended_.
   bool unprotect_asked_ = false;
   bool resigned_ = false;
