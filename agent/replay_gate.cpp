@@ -29,6 +29,7 @@ constexpr auto kLogPatience = 2ms;
 constexpr std::uint64_t kLogBytesWaiting = 16 * 1024;
 // How long a pause waits for answers, and how old a request may be that is waited for.
 constexpr auto kQuietPatience = 20ms;
+constexpr auto kFirstQuietPatience = 60ms;
 constexpr auto kAnswerPatience = 100ms;
 constexpr std::size_t kRequestsMax = 4096;
 // After so many frames it is time to look where they are.
@@ -190,15 +191,19 @@ Task<void> ReplayGate::quieten() {
   if (!rule_ || rule_->state() == ReleaseRule::State::fallen_back) co_return;
   quietening_ = true;
   const Instant begun = now();
-  const auto quiet = [this, begun] {
+  // Of what the guest was asked before we looked nothing is known: it gets the time to answer it.
+  const bool stranger = begun - protected_at_ < kAnswerPatience;
+  const auto quiet = [this, begun, stranger] {
     if (!quietening_) return true;
+    if (stranger) return false;
     // What has waited for long may wait for ever: not every message wants an answer.
     std::erase_if(unanswered_, [begun](const auto& request) {
       return request.second + kAnswerPatience < begun;
     });
     return unanswered_.empty();
   };
-  co_await answered_.wait_until(quiet, begun + kQuietPatience);
+  const Instant end = begun + (stranger ? kFirstQuietPatience : kQuietPatience);
+  co_await answered_.wait_until(quiet, end);
 }
 
 void ReplayGate::let_in() {
@@ -373,6 +378,7 @@ Result<void> ReplayGate::remove() {
 void ReplayGate::protect(const ReleaseRule::Config& config, ProtectionHooks hooks) {
   hooks_ = std::move(hooks);
   rule_.emplace(config);
+  protected_at_ = now();
   delivery_ = InputDelivery(delivery_.interfaces());
   arm();
 }

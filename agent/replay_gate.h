@@ -186,6 +186,7 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
   Requests unanswered_;  ///< The newest request of each flow that has not been answered.
   Condition answered_;
   bool quietening_ = false;
+  Instant protected_at_{};
   std::deque<HeldBack> held_back_;
   std::unordered_set<replay::FlowKey, replay::FlowKeyHash> flows_held_back_;
   std::uint64_t log_bytes_sent_ = 0;

@@ -279,8 +279,9 @@ TEST_F(OutputGateTest, GuestsAddressesAreLearntWhileItsFramesAreHeld) {
 }
 
 TEST_F(OutputGateTest, TwoDomainsOnOneBridgeDoNotMix) {
-  ASSERT_EQ(run("ip link add tap1 type veth peer name other1 && ip link set tap1 master br0 up && "
-                "ip link set other1 up"),
+  ASSERT_EQ(run("ip link add tap1 type veth peer name other1 && ip link set tap1 addrgenmode none "
+                "master br0 up && "
+                "ip link set other1 addrgenmode none up"),
             0);
   close_gate();
   auto second =
