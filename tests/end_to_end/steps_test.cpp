@@ -33,6 +33,17 @@ class Steps : public ProtectedGuest {
     ASSERT_TRUE(ended.has_value()) << point << " was never reached";
     ASSERT_EQ(ended.value(), 128 + SIGKILL) << point;
   }
+  /// Waits until the old copy is destroyed and its host has put it out of its mind.
+  void expect_gone_from(HostId host) {
+    const auto gone = [&] {
+      auto domain = scene->domain(host);
+      return scene->processes(host, "qemu-system").empty() && !domain &&
+             domain.error().code() == ErrorCode::no_such;
+    };
+    const auto end = Clock::now() + 20s;
+    while (!gone() && Clock::now() < end) std::this_thread::sleep_for(20ms);
+    ASSERT_TRUE(gone()) << "the old copy lives";
+  }
   /// Waits until the agent has stopped itself.
   void expect_stops_by_itself(HostId host, const std::string& point) {
     const auto end = Clock::now() + 30s;
@@ -109,10 +120,7 @@ TEST_F(Steps, promotion_stopped_before_each_step_still_ends_in_one_voice) {
     scene->agent(backup).signal(SIGCONT);
     ASSERT_OK(scene->wait_for_state(backup, "running", 20s));
     turns += backup == HostId::a ? 'A' : 'B';
-    const auto end = Clock::now() + 20s;
-    while (!scene->processes(primary, "qemu-system").empty() && Clock::now() < end)
-      std::this_thread::sleep_for(20ms);
-    EXPECT_TRUE(scene->processes(primary, "qemu-system").empty()) << "the old copy lives";
+    ASSERT_NO_FATAL_FAILURE(expect_gone_from(primary));
     expect_everyone_goes_on(Clock::now());
     if (index + 1 == points.size()) break;
     // And back, with the next step armed at the host that is the backup now.
@@ -138,10 +146,7 @@ TEST_F(Steps, everything_stopped_and_continued_again_and_again) {
     turns += backup == HostId::a ? 'A' : 'B';
     expect_everyone_goes_on(hung.value().steady + 300ms);
     ASSERT_OK(scene->resume(primary));
-    const auto end = Clock::now() + 20s;
-    while (!scene->processes(primary, "qemu-system").empty() && Clock::now() < end)
-      std::this_thread::sleep_for(20ms);
-    EXPECT_TRUE(scene->processes(primary, "qemu-system").empty()) << "the old copy lives";
+    ASSERT_NO_FATAL_FAILURE(expect_gone_from(primary));
     ASSERT_OK(scene->protect({}, {}, backup));
     expect_everyone_goes_on(Clock::now());
     primary = backup;

@@ -81,11 +81,16 @@ class Soak : public ProtectedGuest {
     EXPECT_LE(now.processes, first.processes + 1) << who;
     EXPECT_LE(now.files, first.files + 6) << who;
   }
+  /// Waits until the old copy is destroyed and its host has put it out of its mind.
   void expect_gone_from(HostId host) {
+    const auto gone = [&] {
+      auto domain = scene->domain(host);
+      return scene->processes(host, "qemu-system").empty() && !domain &&
+             domain.error().code() == ErrorCode::no_such;
+    };
     const auto end = Clock::now() + 20s;
-    while (!scene->processes(host, "qemu-system").empty() && Clock::now() < end)
-      std::this_thread::sleep_for(20ms);
-    ASSERT_TRUE(scene->processes(host, "qemu-system").empty()) << "the old copy lives";
+    while (!gone() && Clock::now() < end) std::this_thread::sleep_for(20ms);
+    ASSERT_TRUE(gone()) << "the old copy lives";
   }
   void takeover_by(HostId host) {
     ASSERT_OK(scene->wait_for_state(host, "running", 30s));
