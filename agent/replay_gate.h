@@ -189,8 +189,6 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
   Instant protected_at_{};
   std::deque<HeldBack> held_back_;
   std::unordered_set<replay::FlowKey, replay::FlowKeyHash> flows_held_back_;
-  std::uint64_t log_bytes_sent_ = 0;
-  std::uint64_t inputs_logged_ = 0;
 
   boost::asio::steady_timer timer_;
   Instant refresh_at_{};

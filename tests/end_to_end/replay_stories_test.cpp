@@ -252,8 +252,7 @@ TEST_F(ReplayWhims, a_service_that_answers_differently_is_reset_told_and_never_m
     EXPECT_GE(replayed->flows_diverged, 3U);
     auto events = scene->understudy_checked(HostId::b, {"events"});
     ASSERT_OK(events);
-    EXPECT_NE(events.value().find("port 9004"), std::string::npos)
-        << "the events name the flow";
+    EXPECT_NE(events.value().find("port 9004"), std::string::npos) << "the events name the flow";
   }
   expect_nothing_lost();  // the ledger's connections, beside them
 }
