@@ -48,6 +48,7 @@ class Replay : public ProtectedGuest {
 
   /// Kills `primary` and waits until every client goes on with the other host.
   void kill_and_go_on(HostId primary) {
+    voices_ += primary == HostId::a ? 'B' : 'A';
     auto killed = scene->kill_host(primary);
     ASSERT_OK(killed);
     mark(killed.value());
@@ -97,7 +98,14 @@ class Replay : public ProtectedGuest {
     }
   }
 
+  /// To and fro, and at each moment one.
+  void expect_nothing_lost_and_one_voice() {
+    expect_voices(voices_);
+    expect_nothing_lost();
+  }
+
   std::uint64_t expected_divergences_ = 0;
+  std::string voices_ = "A";  ///< Who is to be heard, one after the other.
 };
 
 /// Kills in series, ten for each boot: thirty in all. One interval for each boot.
@@ -108,7 +116,7 @@ TEST_P(ReplayKills, at_random_moments_lose_nothing) {
   const auto [seed, interval] = GetParam();
   ASSERT_NO_FATAL_FAILURE(play(options_from_environment(), protection(interval)));
   ASSERT_NO_FATAL_FAILURE(kill_at_random_moments(seed, 10, protection(interval)));
-  expect_nothing_lost();
+  expect_nothing_lost_and_one_voice();
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, ReplayKills,
@@ -135,7 +143,7 @@ class ReplayServices : public Replay {
   }
 
   void expect_services_true() {
-    expect_nothing_lost();
+    expect_nothing_lost_and_one_voice();
     ASSERT_OK(redis->audit());
     auto named = names->audit();
     ASSERT_OK(named);
