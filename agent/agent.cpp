@@ -422,6 +422,11 @@ Task<void> Agent::shut_down() {
     // Nobody carries frames while we are away: the bridge does it itself. Connections that have to
     // be translated end here.
     if (entry->replay_gate && entry->record.role == Role::unprotected) {
+      // Opened in the middle of a replay the guest would tell its clients two stories. A replay
+      // ends by its own limits.
+      const auto gate = entry->replay_gate;
+      while (gate->replaying() && !gate->opened())
+        co_await sleep_for(std::chrono::milliseconds(10));
       if (const auto& replayer = entry->replay_gate->replayer();
           replayer && !replayer->translator().empty()) {
         events_.record(
@@ -959,8 +964,15 @@ Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectR
     entry->primary.reset();
   }
   // A protection judges output of one execution: the replay's has to be over.
-  while (entry->replay_gate != nullptr && entry->replay_gate->replaying())
+  const auto kept = entries_.at(name);
+  while (entry->replay_gate != nullptr && entry->replay_gate->replaying()) {
     co_await sleep_for(std::chrono::milliseconds(5));
+    const auto found = entries_.find(name);
+    if (found == entries_.end() || found->second != kept || !kept->domain) {
+      claim.release();
+      co_return fail(ErrorCode::failed, "{} ended while its replay was waited for", name);
+    }
+  }
   DomainRecord before = entry->record;
   entry->record.role = Role::primary;
   entry->record.peer = request.to;

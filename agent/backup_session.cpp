@@ -297,6 +297,7 @@ Result<void> BackupSession::take_log(std::span<const std::byte> payload) {
       marks_[mark->epoch] = log_ends_;
   }
   BOOST_OUTCOME_TRY(const auto acknowledged, log_.on_batch(std::move(batch)));
+  decisions_.on_log_acknowledged(log_ends_);
   return link_->send_urgent(FrameType::log_acknowledgement, replay::encode(acknowledged));
 }
 
@@ -351,22 +352,22 @@ Task<Result<void>> BackupSession::take(transport::Frame frame) {
                  transport::to_string(frame.type));
 }
 
+// All of them even where one fails: what is committed has to be applied, whoever hears of it.
 Task<Result<void>> BackupSession::carry_out(EpochBackup::Actions actions) {
+  Result<void> result = ok();
   for (const auto& action : actions) {
     if (const auto* acknowledge = std::get_if<EpochBackup::Acknowledge>(&action)) {
-      if (log_.last_position().value > 0) {
-        BOOST_OUTCOME_CO_TRY(log_.on_committed(acknowledge->epoch));
-      }
+      log_.on_committed(acknowledge->epoch);
       if (const auto mark = marks_.find(acknowledge->epoch); mark != marks_.end()) {
         log_begins_ = mark->second;
         marks_.erase(marks_.begin(), std::next(mark));
       }
       if (const auto link = link_; link != nullptr) {
-        BOOST_OUTCOME_CO_TRY(
-            co_await link->send(FrameType::acknowledgement, {},
-                                encode(CheckpointAcknowledged{.protection = acknowledge->protection,
-                                                              .generation = acknowledge->generation,
-                                                              .epoch = acknowledge->epoch})));
+        auto octets = encode(CheckpointAcknowledged{.protection = acknowledge->protection,
+                                                    .generation = acknowledge->generation,
+                                                    .epoch = acknowledge->epoch});
+        auto sent = co_await link->send(FrameType::acknowledgement, {}, std::move(octets));
+        if (!sent && result) result = sent.error();
         fault_point("checkpoint.acknowledged");
       }
     } else if (const auto* wanted = std::get_if<EpochBackup::Apply>(&action)) {
@@ -376,13 +377,15 @@ Task<Result<void>> BackupSession::carry_out(EpochBackup::Actions actions) {
     } else if (std::holds_alternative<EpochBackup::DiscardImage>(action)) {
       co_await discard("unprotected");
     } else if (const auto* refuse = std::get_if<EpochBackup::Refuse>(&action)) {
-      co_return fail(ErrorCode::protocol, "epoch {} refused: {}", refuse->epoch,
-                     to_string(refuse->reason));
+      if (result) {
+        result = fail(ErrorCode::protocol, "epoch {} refused: {}", refuse->epoch,
+                      to_string(refuse->reason));
+      }
     } else if (const auto* event = std::get_if<EpochBackup::Report>(&action)) {
       report(*event);
     }
   }
-  co_return ok();
+  co_return result;
 }
 
 void BackupSession::report(const EpochBackup::Report& report) {
@@ -578,7 +581,12 @@ Task<void> BackupSession::resume() {
 
 // From here on nothing reaches the guest, and nothing of it the network, but by the replayer.
 Result<void> BackupSession::prepare_replay() {
-  auto replayable = log_.take();
+  // A promotion that failed may be tried again, and then needs what the first attempt took.
+  if (!replayable_) replayable_ = log_.take();
+  if (replay_gate_ != nullptr) {
+    return fail(ErrorCode::failed, "an earlier attempt has begun to give it to a guest");
+  }
+  auto& replayable = *replayable_;
   BOOST_OUTCOME_TRY(auto translator, replay::Translator::decode(replayable.translations));
   if (replayable.records.empty() && translator.empty()) return ok();
   BOOST_OUTCOME_TRY(const ReplayOptions options, replay_options_from(record_.replay));

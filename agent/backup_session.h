@@ -168,6 +168,7 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   std::unique_ptr<BackupImage> image_;
   EpochBackup decisions_;
   replay::BackupLog log_;
+  std::optional<replay::BackupLog::Replayable> replayable_;  ///< Taken for a promotion.
   std::map<EpochId, Instant> marks_;  ///< When they came, of epochs that are not yet committed.
   /// The stretch of execution that a promotion has to replay, by our clock.
   Instant log_begins_{};

@@ -13,15 +13,18 @@ Task<void> ReplayGatekeeper::quieten() {
 }
 
 Task<Result<void>> ReplayGatekeeper::seal(EpochId epoch) {
+  // This may be gone when the wait ends; the domain is its session's.
+  const auto gate = gate_;
+  Domain& domain = domain_;
   bool takes_inputs = false;
-  if (gate_->wants_takes_inputs()) {
-    const auto asked = co_await domain_.takes_inputs();
+  if (gate->wants_takes_inputs()) {
+    const auto asked = co_await domain.takes_inputs();
     takes_inputs = asked && asked.value();
   }
   // From here to the seal nothing may be let in, so nothing is waited for.
-  BOOST_OUTCOME_CO_TRY(const auto progress, domain_.input_progress());
-  gate_->on_input_progress(progress, true);
-  co_return gate_->seal(epoch, takes_inputs);
+  BOOST_OUTCOME_CO_TRY(const auto progress, domain.input_progress());
+  gate->on_input_progress(progress, true);
+  co_return gate->seal(epoch, takes_inputs);
 }
 
 Result<void> ReplayGatekeeper::release(EpochId epoch) {

@@ -7,6 +7,8 @@ namespace understudy {
 void InputDelivery::on_given(Instant now, std::size_t interface, LogPosition position) {
   if (interface >= interfaces_.size()) return;
   Interface& on = interfaces_[interface];
+  // The moment at which the queue is seen empty will leave the newest one only.
+  if (!on.taken_before) on.in_flight.clear();
   on.in_flight.push_back({++on.given, position, now});
 }
 

@@ -22,6 +22,7 @@ using replay::Replayer;
 // As GateLimits: what may be held for all interfaces together.
 constexpr std::uint64_t kHeldBytesMax = 256ULL << 20;
 constexpr std::uint64_t kHeldFramesMax = 65'536;
+constexpr std::uint64_t kHeldBackBytesMax = 16ULL << 20;
 // Octets of a batch; more go in the next one.
 constexpr std::size_t kBatchBytes = 256 * 1024;
 // Inputs wait for company so long, or until they are so many octets.
@@ -109,6 +110,7 @@ bool ReplayGate::concerns_replayer(const RelayedFrame& frame, Direction directio
 }
 
 void ReplayGate::on_output(std::uint16_t interface, RelayedFrame frame) {
+  if (opened_) return;
   if (!concerns_replayer(frame, Direction::from_guest)) {
     return offer_output(interface, std::move(frame));
   }
@@ -117,6 +119,7 @@ void ReplayGate::on_output(std::uint16_t interface, RelayedFrame frame) {
 }
 
 void ReplayGate::on_input(std::uint16_t interface, RelayedFrame frame) {
+  if (opened_) return;
   if (quietening_ && hold_back(interface, frame)) return;
   admit(interface, std::move(frame));
 }
@@ -142,7 +145,9 @@ void ReplayGate::admit(std::uint16_t interface, RelayedFrame frame) {
 void ReplayGate::offer_output(std::uint16_t interface, RelayedFrame frame) {
   if (!rule_) return relay_->to_network(interface, frame.octets);
   note_answer(frame);
-  if (held_frames_ >= kHeldFramesMax || held_bytes_ + frame.bytes() > kHeldBytesMax) {
+  // Gone ones keep their place until those before them are gone.
+  if (held_frames_ >= kHeldFramesMax || held_.size() >= 4 * kHeldFramesMax ||
+      held_bytes_ + frame.bytes() > kHeldBytesMax) {
     ++dropped_frames_;
     return;
   }
@@ -160,10 +165,15 @@ void ReplayGate::offer_output(std::uint16_t interface, RelayedFrame frame) {
 void ReplayGate::note_request(const RelayedFrame& frame) {
   const Packet packet = replay::parse(frame.frame());
   if (!packet.in_a_flow() || packet.payload_bytes == 0) return;
-  unanswered_[replay::flow_of(packet, Direction::to_guest)] = now();
-  if (unanswered_.size() <= kRequestsMax) return;
-  const Instant old = now() - kAnswerPatience;
-  std::erase_if(unanswered_, [old](const auto& request) { return request.second < old; });
+  const Instant at = now();
+  if (unanswered_.size() >= kRequestsMax) {
+    // A flood of requests that nobody answers: looked through now and then, not for each of them.
+    if (at - swept_at_ < kAnswerPatience) return;
+    swept_at_ = at;
+    std::erase_if(unanswered_,
+                  [at](const auto& request) { return request.second + kAnswerPatience < at; });
+  }
+  unanswered_[replay::flow_of(packet, Direction::to_guest)] = at;
 }
 
 void ReplayGate::note_answer(const RelayedFrame& frame) {
@@ -178,9 +188,12 @@ void ReplayGate::note_answer(const RelayedFrame& frame) {
 // them.
 bool ReplayGate::hold_back(std::uint16_t interface, RelayedFrame& frame) {
   const Packet packet = replay::parse(frame.frame());
-  if (!packet.in_a_flow() || held_back_.size() >= kHeldFramesMax) return false;
+  if (!packet.in_a_flow()) return false;
   const auto flow = replay::flow_of(packet, Direction::to_guest);
   if (!packet.brings_something() && !flows_held_back_.contains(flow)) return false;
+  // At the limit it is lost, as in a full queue.
+  if (held_back_bytes_ + frame.bytes() > kHeldBackBytesMax) return true;
+  held_back_bytes_ += frame.bytes();
   flows_held_back_.insert(flow);
   held_back_.push_back({interface, std::move(frame)});
   return true;
@@ -209,6 +222,7 @@ Task<void> ReplayGate::quieten() {
 void ReplayGate::let_in() {
   if (!std::exchange(quietening_, false)) return;
   flows_held_back_.clear();
+  held_back_bytes_ = 0;
   for (HeldBack& held : std::exchange(held_back_, {})) {
     admit(held.interface, std::move(held.frame));
   }
@@ -390,7 +404,9 @@ void ReplayGate::end_protection() {
   carry_out(rule_->on_gate_opened());
   hooks_ = {};
   rule_.reset();
-  log_due_ = false;
+  log_due_ = log_urgent_ = false;
+  log_bytes_waiting_ = 0;
+  log_due_at_ = Instant::max();
   settle();
 }
 

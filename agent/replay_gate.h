@@ -185,7 +185,9 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
   using Requests = std::unordered_map<replay::FlowKey, Instant, replay::FlowKeyHash>;
   Requests unanswered_;  ///< The newest request of each flow that has not been answered.
   Condition answered_;
+  Instant swept_at_{};
   bool quietening_ = false;
+  std::uint64_t held_back_bytes_ = 0;
   Instant protected_at_{};
   std::deque<HeldBack> held_back_;
   std::unordered_set<replay::FlowKey, replay::FlowKeyHash> flows_held_back_;

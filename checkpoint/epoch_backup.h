@@ -138,6 +138,9 @@ class EpochBackup {
   [[nodiscard]] EpochId applied() const { return applied_; }
   [[nodiscard]] bool all_applied() const { return applied_ == committed_; }
   /// When an epoch was last acknowledged: the primary may lean on it for its lease from then.
+  /// The input log was acknowledged: the primary may act upon that for one lease, as upon any other
+  /// acknowledgement (checkpoint/epoch_primary.h, "The lease").
+  void on_log_acknowledged(Instant now) { last_acknowledged_at_ = now; }
   [[nodiscard]] std::optional<Instant> last_acknowledged_at() const {
     return last_acknowledged_at_;
   }

@@ -286,13 +286,13 @@ Result<void> FrameRelay::open() {
     if (std::ranges::find(devices, table.device) != devices.end()) tables.push_back(table);
   }
   BOOST_OUTCOME_TRY(take_in_outputs());
+  BOOST_OUTCOME_TRY(netbuffer::remove_gate_tables(implementation_->netfilter, tables));
   for (const auto& port : implementation_->ports) {
     port->stop();
     if (auto pointed = port->point_at_guest(implementation_->route); !pointed) {
       spdlog::debug("relay: device={} {}", port->interface().device, pointed.error().message());
     }
   }
-  BOOST_OUTCOME_TRY(netbuffer::remove_gate_tables(implementation_->netfilter, tables));
   spdlog::info("relay: open domain={}", implementation_->domain);
   return ok();
 }

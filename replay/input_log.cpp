@@ -457,10 +457,11 @@ Result<LogAcknowledged> BackupLog::on_batch(LogBatch batch) {
   return LogAcknowledged{protection_, generation_, log_.last_position()};
 }
 
-Result<void> BackupLog::on_committed(EpochId epoch) {
-  BOOST_OUTCOME_TRY(auto mark, log_.cut(epoch));
-  translations_ = std::move(mark.translations);
-  return ok();
+bool BackupLog::on_committed(EpochId epoch) {
+  auto mark = log_.cut(epoch);
+  if (!mark) log_.clear();
+  translations_ = mark ? std::move(mark.value().translations) : std::vector<std::byte>();
+  return mark.has_value();
 }
 
 BackupLog::Replayable BackupLog::take() {

@@ -159,6 +159,8 @@ class InputLog {
   Result<MarkRecord> cut(EpochId epoch);
   /// Primary: gives everything up, because it will not be kept any more. Positions go on.
   void clear();
+  /// An empty log goes on behind `position`, where the other side's ends: never back.
+  void skip_to(LogPosition position) { last_ = std::max(last_, position); }
 
   /// What is left, oldest first. Positions rise; inputs that were in flight at a mark stand before
   /// those after it.
@@ -188,7 +190,9 @@ class InputLog {
 ///  · A batch of another protection or an older generation: refused (protocol), nothing changes.
 ///  · The first record ever must be a gap: the log of a protection begins somewhere, and a backup
 ///    that starts in the middle would not know what it lacks.
-///  · A commit without its mark (the primary sends the mark before the checkpoint's end): refused.
+///  · A commit without its mark: the primary, restarted perhaps, keeps no log; nothing is left to
+///  be
+///    replayed. (One that keeps a log sends the mark before the checkpoint's end.)
 ///  · After the decision to promote nothing is taken or acknowledged (rule R3 of the failure
 ///  model).
 class BackupLog {
@@ -199,8 +203,10 @@ class BackupLog {
   /// What to send back. bad_data, protocol, no_resources: the connection is to be closed; what was
   /// acknowledged stays.
   Result<LogAcknowledged> on_batch(LogBatch batch);
-  /// The checkpoint of `epoch` is whole and acknowledged.
-  Result<void> on_committed(EpochId epoch);
+  /// The checkpoint of `epoch` is whole and acknowledged. Without a mark of it the primary keeps no
+  /// log: what was in it is inside the checkpoint, or has not been answered.
+  /// Whether there was one.
+  bool on_committed(EpochId epoch);
   /// The decision to promote has fallen.
   void on_promote_decided() { deaf_ = true; }
 

@@ -46,6 +46,8 @@ ReleaseRule::Actions ReleaseRule::on_link_up(Instant now, LogPosition peer_log) 
       actions.push_back(Report{Event::log_restarted, log_.last_position()});
     }
     log_.clear();
+    // The backup's may be that of an earlier run of this agent: ours goes on where it ends.
+    log_.skip_to(peer_log);
     state_ = State::fallen_back;
     rejoin_at_ = now;
     sent_ = log_.last_position();

@@ -39,7 +39,8 @@
 //  · The link is lost: nothing is acknowledged, so everything stays held. Inputs are logged on, up
 //    to the bounds. At the next hello the backup says how far its log goes; that counts as its
 //    acknowledgement, and the rest is sent (again).
-//  · The backup comes back without a log (it was restarted): the log begins anew, with a gap.
+//  · The backup comes back without a log (it was restarted), or with one that we do not know (we
+//    were): the log begins anew behind it, with a gap.
 //  · Frames in flight between gate and guest at a pause: `delivered` says how far the guest had
 //    certainly come; later ones count as after the checkpoint (input_log.h, "The cut").
 //  · A pause whose checkpoint comes to nothing: its mark stays in the log and cuts nothing.

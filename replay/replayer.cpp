@@ -1207,7 +1207,14 @@ Replayer::Actions Replayer::on_tick(Instant now) {
     }
   }
   open_order_if_due(now, actions);
-  if (flush_due_) flush_waiting(now, actions);
+  if (flush_due_ || (order_open_ && !waiting_.empty())) flush_waiting(now, actions);
+  if (leading_ == 0 && order_open_ && !flush_due_) {
+    // Nobody is left who could let them in.
+    for (Waiting& waiting : std::exchange(waiting_, {})) {
+      give(now, nullptr, waiting.interface, std::move(waiting.frame), actions);
+    }
+    waiting_bytes_ = 0;
+  }
   return actions;
 }
 

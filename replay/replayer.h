@@ -189,7 +189,7 @@ class Replayer {
 
   /// Whether any flow is still being led. Afterwards the replayer only translates.
   [[nodiscard]] bool replaying() const {
-    return leading_ > 0 || !order_open_ || !resets_to_repeat_.empty();
+    return leading_ > 0 || !order_open_ || !resets_to_repeat_.empty() || !waiting_.empty();
   }
   /// What is in force: for marks of the next protection.
   [[nodiscard]] const Translator& translator() const { return translator_; }

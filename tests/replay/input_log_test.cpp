@@ -212,8 +212,7 @@ TEST_F(Backup, gives_what_follows_the_committed_mark_up_to_the_first_gap) {
                                          output(), MarkRecord{EpochId(5), LogPosition(4), {}},
                                          input(6), GapRecord{}, input(8)}))
                   .has_value());
-  EXPECT_EQ(log_.on_committed(EpochId(9)).error().code(), ErrorCode::no_such);
-  ASSERT_TRUE(log_.on_committed(EpochId(4)).has_value());
+  ASSERT_TRUE(log_.on_committed(EpochId(4)));
   log_.on_promote_decided();
   const auto replayable = log_.take();
   std::vector<std::uint64_t> positions;
@@ -227,7 +226,19 @@ TEST_F(Backup, a_gap_that_was_not_cut_leaves_nothing_to_replay) {
   ASSERT_TRUE(log_.on_batch(batch_of(1, {GapRecord{}, input(2),
                                          MarkRecord{EpochId(4), LogPosition(0), {}}, input(4)}))
                   .has_value());
-  ASSERT_TRUE(log_.on_committed(EpochId(4)).has_value());
+  ASSERT_TRUE(log_.on_committed(EpochId(4)));
+  log_.on_promote_decided();
+  EXPECT_TRUE(log_.take().records.empty());
+}
+
+TEST_F(Backup, a_commit_without_a_mark_ends_the_log_that_was) {
+  ASSERT_TRUE(log_.on_batch(batch_of(1, {GapRecord{}, MarkRecord{EpochId(4), LogPosition(1), {}},
+                                         input(3)}))
+                  .has_value());
+  ASSERT_TRUE(log_.on_committed(EpochId(4)));
+  EXPECT_FALSE(log_.on_committed(EpochId(5)));
+  EXPECT_EQ(log_.last_position(), LogPosition(3)) << "a log that begins anew goes on from here";
+  ASSERT_TRUE(log_.on_batch(batch_of(4, {GapRecord{}})).has_value());
   log_.on_promote_decided();
   EXPECT_TRUE(log_.take().records.empty());
 }

@@ -748,8 +748,7 @@ class World {
       answer.log = acknowledged.value();
     }
     if (message.checkpoint) {
-      const auto committed = backup_->on_committed(*message.checkpoint);
-      if (!committed) return violate(committed.error().message());
+      if (!backup_->on_committed(*message.checkpoint)) return violate("a commit without its mark");
       image_ = message.image;
       committed_ = *message.checkpoint;
       answer.committed = committed_;
