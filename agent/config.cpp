@@ -122,6 +122,7 @@ Result<ArbiterConfig> read_arbiter(std::string_view file_name, const std::string
     const auto reader = keys.find(name);
     if (reader == keys.end()) {
       std::vector<std::string> known;
+      known.reserve(keys.size());
       for (const auto& [known_key, unused] : keys) known.push_back(known_key);
       return at(file_name, value, where + "." + name,
                 fmt::format("no such key; known are {}", fmt::join(known, ", ")));

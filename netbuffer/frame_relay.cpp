@@ -200,6 +200,7 @@ class FrameRelay::Implementation {
 
   [[nodiscard]] std::vector<std::string> devices() const {
     std::vector<std::string> names;
+    names.reserve(ports.size());
     for (const auto& port : ports) names.push_back(port->interface().device);
     return names;
   }
