@@ -100,9 +100,10 @@ class World {
   }
   [[nodiscard]] Instant clock(const Host& host) const { return clock(host, now_); }
   Time until(const Host& host, Instant deadline) const {
+    if (deadline < clock(host)) return 0;  // Also Instant::min(), from which nothing can be taken.
     const auto left =
         std::chrono::duration_cast<std::chrono::microseconds>(deadline - clock(host)).count();
-    return std::max<Time>(0, left * 1000 / host.clock_rate + 1);
+    return left * 1000 / host.clock_rate + 1;
   }
   /// The one timer that stands for every machine's next_deadline.
   void schedule_tick(Host& host) {
