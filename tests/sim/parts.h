@@ -1,7 +1,7 @@
 // What the simulated world is made of: records on a connection, the gate, a domain, an image, a
 // host.
 //
-// Facts only. Who does what with them is in world.cpp; what is right is in oracle.h.
+// Facts only. Who does what with them is told from inside.h on; what is right is in oracle.h.
 #pragma once
 
 #include <array>
