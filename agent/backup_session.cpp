@@ -575,7 +575,7 @@ Task<void> BackupSession::resume() {
     co_return;
   }
   promoted_ = std::move(domain.value());
-  if (replay_gate_ != nullptr) replay_gate_->begin_replay();
+  if (replay_gate_ != nullptr) replay_gate_->begin_replay(promoted_->activity());
   co_await carry_out_promotion(promotion_.on_resumed(now()));
 }
 

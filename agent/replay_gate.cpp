@@ -350,7 +350,10 @@ void ReplayGate::on_timer() {
     refresh_at_ = at + kRefreshForwarding;
   }
   if (rule_) carry_out(rule_->on_tick(at));
-  if (replayer_ && running_) carry_out(replayer_->on_tick(at), nullptr);
+  if (replayer_ && running_) {
+    const bool guest_has_work = !led_ && activity_ && activity_();
+    carry_out(replayer_->on_tick(at, guest_has_work), nullptr);
+  }
   settle();
 }
 
@@ -476,8 +479,9 @@ void ReplayGate::lead(Replayer replayer, ReplayHooks hooks) {
   carry_out(replayer_->on_tick(now()), nullptr);
 }
 
-void ReplayGate::begin_replay() {
+void ReplayGate::begin_replay(std::function<bool()> activity) {
   if (!replayer_) return;
+  activity_ = std::move(activity);
   running_ = true;
   replayer_->on_running(now());
   carry_out(replayer_->on_tick(now()), nullptr);

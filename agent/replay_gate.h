@@ -111,8 +111,8 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
   /// A restored domain is about to run: from here on all its frames go by `replayer`. Its
   /// interfaces are attached; the first inputs are put before them.
   void lead(replay::Replayer replayer, ReplayHooks hooks);
-  /// It runs.
-  void begin_replay();
+  /// It runs. `activity`: Domain::activity().
+  void begin_replay(std::function<bool()> activity);
   [[nodiscard]] bool replaying() const { return replayer_ && replayer_->replaying(); }
   [[nodiscard]] const std::optional<replay::Replayer>& replayer() const { return replayer_; }
 
@@ -166,6 +166,7 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
   ProtectionHooks hooks_;
   std::optional<replay::Replayer> replayer_;
   ReplayHooks replay_hooks_;
+  std::function<bool()> activity_;
   bool running_ = false;  ///< The domain that the replayer leads runs.
   bool led_ = false;      ///< The last replayer's end was told.
 

@@ -28,6 +28,7 @@
 #include <boost/json/fwd.hpp>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -181,6 +182,11 @@ class Domain {
   /// Only while paused: whether the guest has room for frames on every interface, so that no frame
   /// is stuck on its way for want of it. False where that is not certain.
   virtual Task<Result<bool>> takes_inputs();
+
+  /// A look at whether the guest's processors have work at this moment, or wait for some. Cheap;
+  /// keeps nothing of the domain alive, and says false once that has ended. Empty where the
+  /// hypervisor cannot tell.
+  [[nodiscard]] virtual std::function<bool()> activity() const { return {}; }
 
   /// Ends the domain at once, without asking the guest, and removes everything of it from this
   /// host. Returns when it is gone. May be repeated. Pending calls end with an error.

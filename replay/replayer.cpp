@@ -21,6 +21,8 @@ constexpr std::uint32_t kTurnsMissed = 2;
 /// A reset may be lost, and a client that only listens would never learn: it is said so often.
 constexpr std::uint32_t kResetsRepeated = 4;
 constexpr auto kResetAgainAfter = 100ms;
+/// One part in so many of the time in which the guest has work counts as waiting.
+constexpr int kBusyCounts = 5;
 
 }  // namespace
 
@@ -137,6 +139,7 @@ Replayer::Replayer(const Config& config, Instant now, std::vector<LogRecord> rec
     : config_(config),
       translator_(std::move(translator)),
       order_progress_(now),
+      last_tick_(now),
       budget_at_(now),
       budget_(config.frames_per_ms) {
   for (LogRecord& record : records) {
@@ -1125,8 +1128,13 @@ void Replayer::flush_waiting(Instant now, Actions& actions) {
 
 // --- time ---
 
-Replayer::Actions Replayer::on_tick(Instant now) {
+Replayer::Actions Replayer::on_tick(Instant now, bool guest_has_work) {
   Actions actions;
+  const auto since_last_tick = now - std::exchange(last_tick_, now);
+  if (guest_has_work) {
+    order_progress_ =
+        std::min(now, order_progress_ + since_last_tick * (kBusyCounts - 1) / kBusyCounts);
+  }
   const auto elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now - budget_at_);
   if (elapsed_ms.count() > 0) {
     budget_ = config_.frames_per_ms *

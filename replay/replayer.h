@@ -37,6 +37,10 @@
 //  · Nothing moves for `order_wait`: the flow that is waited for is *not waited for any more* (rule
 //    2 ignores it, and its own inputs go on by rules 1, 3 and 4 alone). All such waits together
 //    last at most `order_wait_total`; then rule 2 is given up altogether.
+//  · A guest whose processor has work (on_tick is told) is not waiting for us, it is slow: on a
+//  busy
+//    host, or under a load that left it no rest the first time either. Impatience would make
+//    another story out of that, so such time counts a fifth only (`kBusyCounts`).
 //  · Such a flow makes no progress for `flow_wait`: it counts as diverged.
 //
 // Live frames. A client's frame waits until all logged inputs of flows that are waited for were
@@ -182,7 +186,8 @@ class Replayer {
   /// A frame for the guest has come from the network.
   Actions on_client_frame(Instant now, std::uint16_t interface, Frame frame,
                           ChecksumState checksum);
-  Actions on_tick(Instant now);
+  /// `guest_has_work`: its processors were not idle when it was looked at, just now.
+  Actions on_tick(Instant now, bool guest_has_work = false);
   /// The guest runs from this moment on: until now it could not have answered anything.
   void on_running(Instant now);
   [[nodiscard]] Instant next_deadline() const;
@@ -295,6 +300,7 @@ class Replayer {
   bool order_open_ = false;
   bool flush_due_ = false;
   Instant order_progress_;
+  Instant last_tick_;
   std::chrono::microseconds order_waited_{0};
   Instant budget_at_;
   std::uint32_t budget_;

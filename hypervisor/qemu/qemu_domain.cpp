@@ -340,6 +340,10 @@ Result<std::vector<InputProgress>> QemuDomain::input_progress() {
   return progress;
 }
 
+std::function<bool()> QemuDomain::activity() const {
+  return [process = instance_->identity()] { return has_work(process.pid); };
+}
+
 // QEMU remembers how far the guest's list of free buffers went when it last looked (the shadow): as
 // long as it has not used up all of these, it has not had to keep a frame back.
 Task<Result<bool>> QemuDomain::takes_inputs() {

@@ -51,6 +51,7 @@ class QemuDomain final : public Domain {
   Task<Result<void>> resume() override;
   Result<std::vector<InputProgress>> input_progress() override;
   Task<Result<bool>> takes_inputs() override;
+  std::function<bool()> activity() const override;
   Task<Result<void>> destroy() override;
   bool alive() const override;
   Task<DomainExit> wait_for_exit() override;

@@ -89,6 +89,7 @@ class QemuInstance {
   /// Kills and removes without waiting, for destructors.
   void end_at_once();
   bool alive() const { return process_->alive(); }
+  [[nodiscard]] const ProcessIdentity& identity() const { return process_->identity(); }
   /// Waits for the end of the process and explains it.
   static Task<DomainExit> wait_for_exit(std::shared_ptr<QemuInstance> instance);
   boost::json::value runtime_state() const;

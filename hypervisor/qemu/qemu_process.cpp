@@ -144,6 +144,18 @@ Result<ProcessIdentity> ProcessIdentity::of(pid_t pid) {
   return identity;
 }
 
+bool has_work(pid_t pid) {
+  std::error_code error;
+  const std::filesystem::directory_iterator threads(fmt::format("/proc/{}/task", pid), error);
+  for (auto thread = begin(threads); !error && thread != end(threads); thread.increment(error)) {
+    const std::string stat = read_small_file((thread->path() / "stat").string());
+    // "ID (name) R …", where the name may hold anything.
+    const std::size_t name_end = stat.rfind(')');
+    if (name_end != std::string::npos && stat.substr(name_end).starts_with(") R")) return true;
+  }
+  return false;
+}
+
 Result<ProcessIdentity> ProcessIdentity::from_json(const json::value& value) {
   const auto* object = value.if_object();
   const auto* pid = object ? object->if_contains("pid") : nullptr;

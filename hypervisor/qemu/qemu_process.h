@@ -42,6 +42,10 @@ struct ProcessIdentity {
   [[nodiscard]] boost::json::value to_json() const;
 };
 
+/// Whether any thread of the process runs, or would if a processor were free. False if there is no
+/// such process.
+bool has_work(pid_t pid);
+
 /// What to start.
 struct Command {
   std::vector<std::string> arguments;  ///< The first is the program, looked up in PATH.

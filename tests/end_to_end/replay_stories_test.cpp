@@ -6,6 +6,7 @@
 //
 // UNDERSTUDY_TEST_MODE=remus plays the same stories in remus mode.
 #include <boost/json.hpp>
+#include <csignal>
 #include <iostream>
 #include <random>
 #include <thread>
@@ -142,6 +143,43 @@ class ReplayServices : public Replay {
     others.push_back(std::make_unique<UploadTraffic>(scene->client_options(1), 200'000));
   }
 
+  /// Debian's own load generator, eight connections at once, round after round. It ends at the
+  /// first connection that breaks.
+  void start_redis_benchmark() {
+    auto started =
+        scene->start_client({"redis-benchmark", "-h", std::string(guest_address), "-c", "8", "-n",
+                             "2000", "-l", "-q", "-t", "set,get,incr,lpush", "-r", "1000"},
+                            "redis-benchmark.log");
+    ASSERT_OK(started);
+    benchmark = std::move(started.value());
+  }
+
+  /// It still runs, and the server is still asked by it (nobody else is at work any more).
+  void expect_redis_benchmark_goes_on() {
+    // The checking clients have stopped: whatever is counted now is the benchmark's.
+    const auto commands = [this] {
+      return run_checked({"redis-cli", "-h", std::string(guest_address), "INFO", "commandstats"},
+                         10s, scene->client_namespace());
+    };
+    const auto increments = [](const std::string& statistics) {
+      const auto at = statistics.find("cmdstat_incr:");
+      return at == std::string::npos ? std::string() : statistics.substr(at, 40);
+    };
+    auto before = commands();
+    ASSERT_OK(before);
+    const auto end = Clock::now() + 30s;
+    auto after = commands();
+    while (after && increments(after.value()) == increments(before.value()) && Clock::now() < end) {
+      std::this_thread::sleep_for(100ms);
+      after = commands();
+    }
+    ASSERT_OK(after);
+    EXPECT_NE(increments(after.value()), increments(before.value()))
+        << "redis-benchmark does not get on";
+    EXPECT_TRUE(benchmark.running()) << "redis-benchmark lost a connection";
+    benchmark.signal(SIGTERM);
+  }
+
   void expect_services_true() {
     expect_nothing_lost_and_one_voice();
     ASSERT_OK(redis->audit());
@@ -154,10 +192,12 @@ class ReplayServices : public Replay {
 
   RedisTraffic* redis = nullptr;  ///< Of `others`.
   NamesTraffic* names = nullptr;
+  Process benchmark;
 };
 
 TEST_F(ReplayServices, datagrams_ip_6_redis_and_web_programs_survive_two_kills_in_a_row) {
   ASSERT_NO_FATAL_FAILURE(play(with_redis(), protection()));
+  ASSERT_NO_FATAL_FAILURE(start_redis_benchmark());
   std::this_thread::sleep_for(1200ms);
   ASSERT_NO_FATAL_FAILURE(kill_and_go_on(HostId::a));
   ASSERT_NO_FATAL_FAILURE(protect_back(HostId::b, protection()));
@@ -165,6 +205,7 @@ TEST_F(ReplayServices, datagrams_ip_6_redis_and_web_programs_survive_two_kills_i
   std::this_thread::sleep_for(1500ms);
   ASSERT_NO_FATAL_FAILURE(kill_and_go_on(HostId::b));
   expect_services_true();
+  ASSERT_NO_FATAL_FAILURE(expect_redis_benchmark_goes_on());
 }
 
 /// A hundred megabytes each way, over plain TCP and over HTTP, with the kill in the middle.

@@ -67,10 +67,10 @@ class Story : public testing::Test {
   void client_says(Frame frame) {
     note(replayer_->on_client_frame(now_, 0, std::move(frame), ChecksumState::complete));
   }
-  void wait(std::chrono::milliseconds time) {
+  void wait(std::chrono::milliseconds time, bool guest_has_work = false) {
     for (const Instant end = now_ + time; now_ < end;) {
       now_ += 5ms;
-      note(replayer_->on_tick(now_));
+      note(replayer_->on_tick(now_, guest_has_work));
     }
   }
   /// Payloads that went one way since the last question; "" for bare segments, "RST" for resets.
@@ -202,6 +202,19 @@ TEST_F(Story, order_is_kept_over_flows_and_one_that_is_stuck_holds_nobody_for_lo
   wait(6s);
   EXPECT_THAT(events_, testing::Contains(Replayer::Event::no_progress));
   EXPECT_FALSE(replayer_->replaying());
+}
+
+TEST_F(Story, a_guest_that_is_at_work_gets_more_time_before_the_order_is_left) {
+  input(from_client(2, 0, 0, "first"));
+  output(from_guest(2, 0, 5, "one"));
+  input(from_client(3, 0, 0, "second"));
+  output(from_guest(3, 0, 6, "two"));
+  replay();
+  wait(1500ms, true);
+  EXPECT_THAT(heard_by_guest(), testing::Not(testing::Contains("second")))
+      << "it is slow, not stuck";
+  wait(1000ms, true);
+  EXPECT_THAT(heard_by_guest(), testing::Contains("second")) << "or it is: there is a limit";
 }
 
 TEST_F(Story, requests_are_served_in_the_order_of_their_answers) {
