@@ -21,11 +21,14 @@ namespace fs = std::filesystem;
 
 const fs::path scenes_folder = "/run/understudy-scene";
 
+constexpr std::array all_hosts = {HostId::a, HostId::b, HostId::c, HostId::d};
+static_assert(all_hosts.size() == hosts_max);
+
 char letter(HostId host) {
-  return host == HostId::a ? 'a' : 'b';
+  return static_cast<char>('a' + static_cast<int>(host));
 }
 int digit(HostId host) {
-  return host == HostId::a ? 1 : 2;
+  return 1 + static_cast<int>(host);
 }
 
 std::string namespace_name(const std::string& tag, std::string_view part) {
@@ -140,7 +143,8 @@ void remove_cgroup(const fs::path& path) {
 }  // namespace
 
 std::string_view name_of(HostId host) {
-  return host == HostId::a ? "hostA" : "hostB";
+  constexpr std::array<std::string_view, hosts_max> names = {"hostA", "hostB", "hostC", "hostD"};
+  return names[static_cast<std::size_t>(host)];
 }
 
 SceneOptions options_from_environment() {
@@ -180,6 +184,10 @@ Result<std::unique_ptr<Scene>> Scene::build(SceneOptions options) {
     return fail(ErrorCode::usage, "scene tag '{}': expected at most 20 letters and digits",
                 wanted.tag);
   }
+  if (wanted.hosts < 2 || wanted.hosts > hosts_max) {
+    scene->kept_ = true;
+    return fail(ErrorCode::usage, "a scene has 2 to {} hosts, not {}", hosts_max, wanted.hosts);
+  }
   for (const fs::path& needed :
        {wanted.build_directory / "agent" / "understudyd",
         wanted.build_directory / "cli" / "understudy", wanted.guest_directory / "vmlinuz",
@@ -206,7 +214,7 @@ Result<std::unique_ptr<Scene>> Scene::build(SceneOptions options) {
     BOOST_OUTCOME_TRY(const std::string toml, wanted.before_agents(scene->client_.name()));
     scene->options_.agent_toml += toml;
   }
-  for (const HostId host : {HostId::a, HostId::b}) {
+  for (const HostId host : scene->hosts()) {
     BOOST_OUTCOME_TRY(scene->make_host(host));
     BOOST_OUTCOME_TRY(scene->start_agent(host));
   }
@@ -244,17 +252,17 @@ void Scene::keep() {
 
 Result<void> Scene::clean(const std::string& tag) {
   // Kill everything first, networks and files after: nobody is left who could make new ones.
-  for (const std::string_view part : {"a", "b", "client"}) {
+  for (const std::string_view part : {"a", "b", "c", "d", "client"}) {
     BOOST_OUTCOME_TRY(signal_all_in(namespace_name(tag, part), SIGKILL));
   }
-  for (const HostId host : {HostId::a, HostId::b}) {
+  for (const HostId host : all_hosts) {
     remove_cgroup(cgroup_path(tag, host));
   }
-  for (const std::string_view part : {"a", "b", "client"}) {
+  for (const std::string_view part : {"a", "b", "c", "d", "client"}) {
     BOOST_OUTCOME_TRY(delete_network_namespace(namespace_name(tag, part)));
   }
   std::error_code error;
-  for (const HostId host : {HostId::a, HostId::b}) {
+  for (const HostId host : all_hosts) {
     fs::remove_all(memory_folder(tag, host), error);
   }
   fs::remove_all(scenes_folder / tag, error);
@@ -288,7 +296,7 @@ Result<void> Scene::make_networks() {
   BOOST_OUTCOME_TRY(client_.ip("link set lan up"));
   BOOST_OUTCOME_TRY(client_.ip("addr add 10.77.0.100/24 dev lan"));
   BOOST_OUTCOME_TRY(client_.ip("addr add fd77::100/64 dev lan nodad"));
-  for (const HostId host : {HostId::a, HostId::b}) {
+  for (const HostId host : hosts()) {
     NetworkNamespace& network = at(host).network;
     BOOST_OUTCOME_TRY(network, NetworkNamespace::create(namespace_of(options_.tag, host)));
     BOOST_OUTCOME_TRY(
@@ -300,9 +308,8 @@ Result<void> Scene::make_networks() {
     BOOST_OUTCOME_TRY(network.ip(fmt::format("addr add 10.77.0.{}/24 dev br0", digit(host))));
     BOOST_OUTCOME_TRY(client_.ip(fmt::format("link set port-{} master lan up", letter(host))));
   }
-  BOOST_OUTCOME_TRY(at(HostId::a).network.ip(fmt::format(
-      "link add repl type veth peer name repl netns {}", at(HostId::b).network.name())));
-  for (const HostId host : {HostId::a, HostId::b}) {
+  BOOST_OUTCOME_TRY(join_replication_networks());
+  for (const HostId host : hosts()) {
     BOOST_OUTCOME_TRY(
         at(host).network.ip(fmt::format("addr add 10.88.0.{}/24 dev repl", digit(host))));
     BOOST_OUTCOME_TRY(at(host).network.ip("link set repl up"));
@@ -310,15 +317,34 @@ Result<void> Scene::make_networks() {
   return ok();
 }
 
+// Two hosts by a wire. More by a switch, which stands in the client's namespace because that one
+// outlives every host; it has no address there.
+Result<void> Scene::join_replication_networks() {
+  if (options_.hosts == 2) {
+    return at(HostId::a).network.ip(fmt::format("link add repl type veth peer name repl netns {}",
+                                                at(HostId::b).network.name()));
+  }
+  BOOST_OUTCOME_TRY(
+      client_.ip("link add switch type bridge stp_state 0 forward_delay 0 mcast_snooping 0"));
+  BOOST_OUTCOME_TRY(client_.ip("link set switch up"));
+  for (const HostId host : hosts()) {
+    BOOST_OUTCOME_TRY(at(host).network.ip(fmt::format(
+        "link add repl type veth peer name repl-{} netns {}", letter(host), client_.name())));
+    BOOST_OUTCOME_TRY(client_.ip(fmt::format("link set repl-{} master switch up", letter(host))));
+  }
+  return ok();
+}
+
 Result<void> Scene::wait_for_networks() const {
   // The kernel may take a second to notice that a link is up; until then a bridge drops everything.
-  for (const std::string_view address : {"10.77.0.1", "10.77.0.2"}) {
-    BOOST_OUTCOME_TRY(
-        run_checked({"ping", "-q", "-c", "1", "-i", "0.05", "-w", "10", std::string(address)}, 15s,
-                    client_.name()));
+  const auto ping = [](const std::string& from, const std::string& address) {
+    return run_checked({"ping", "-q", "-c", "1", "-i", "0.05", "-w", "10", address}, 15s, from);
+  };
+  for (const HostId host : hosts()) {
+    BOOST_OUTCOME_TRY(ping(client_.name(), fmt::format("10.77.0.{}", digit(host))));
+    if (host == HostId::a) continue;
+    BOOST_OUTCOME_TRY(ping(host_namespace(HostId::a), fmt::format("10.88.0.{}", digit(host))));
   }
-  BOOST_OUTCOME_TRY(run_checked({"ping", "-q", "-c", "1", "-i", "0.05", "-w", "10", "10.88.0.2"},
-                                15s, host_namespace(HostId::a)));
   return ok();
 }
 
@@ -427,9 +453,14 @@ Instant Scene::kill_agent(HostId host) {
 }
 
 Result<void> Scene::pair() {
-  BOOST_OUTCOME_TRY(std::string token, understudy_checked(HostId::a, {"pair", "create-token"}));
-  token.erase(token.find_last_not_of(" \n") + 1);
-  BOOST_OUTCOME_TRY(understudy_checked(HostId::b, {"pair", "join", token}));
+  for (const HostId one : hosts()) {
+    for (const HostId another : hosts()) {
+      if (another <= one) continue;
+      BOOST_OUTCOME_TRY(std::string token, understudy_checked(one, {"pair", "create-token"}));
+      token.erase(token.find_last_not_of(" \n") + 1);
+      BOOST_OUTCOME_TRY(understudy_checked(another, {"pair", "join", token}));
+    }
+  }
   return ok();
 }
 
@@ -555,10 +586,11 @@ mac = "{}"
 Result<void> Scene::protect(const Protection& protection,
                             const std::function<void(const json::object&)>& progress,
                             HostId primary) {
+  const std::string to =
+      protection.to.empty() ? std::string(name_of(other(primary))) : protection.to;
   std::vector<std::string> command = {
-      "protect",  "web1",          "--to",       std::string(name_of(other(primary))),
-      "--mode",   protection.mode, "--interval", protection.interval,
-      "--no-wait"};
+      "protect",           "web1",     "--to", to, "--mode", protection.mode, "--interval",
+      protection.interval, "--no-wait"};
   for (const std::string& port : protection.ports) {
     command.insert(command.end(), {"--port", port});
   }
@@ -621,9 +653,14 @@ Result<void> Scene::resume(HostId host) {
 Result<Instant> Scene::cut(HostId from, Network network) {
   const Instant moment = Instant::now();
   const bool replication = network == Network::replication;
-  const std::string address = fmt::format("10.{}.0.{}", replication ? 88 : 77, digit(other(from)));
-  BOOST_OUTCOME_TRY(drop_output(at(from).network.name(), {replication ? "repl" : "up0"},
-                                {"ip daddr " + address, "arp daddr ip " + address}));
+  std::vector<std::string> matches;
+  for (const HostId host : hosts()) {
+    if (host == from) continue;
+    const std::string address = fmt::format("10.{}.0.{}", replication ? 88 : 77, digit(host));
+    matches.push_back("ip daddr " + address);
+    matches.push_back("arp daddr ip " + address);
+  }
+  BOOST_OUTCOME_TRY(drop_output(at(from).network.name(), {replication ? "repl" : "up0"}, matches));
   return moment;
 }
 
@@ -643,6 +680,10 @@ std::vector<pid_t> Scene::processes(HostId host, const std::string& part) {
 
 // --- the rest ------------------------------------------------------------------------------------
 
+std::vector<HostId> Scene::hosts() const {
+  return {all_hosts.begin(), all_hosts.begin() + static_cast<std::ptrdiff_t>(options_.hosts)};
+}
+
 ClientOptions Scene::client_options(unsigned connections) const {
   return {.network_namespace = client_.name(),
           .address = std::string(guest_address),
@@ -657,7 +698,7 @@ Result<Process> Scene::start_client(const std::vector<std::string>& command,
 
 std::string Scene::logs(std::size_t lines) const {
   std::string text;
-  for (const HostId host : {HostId::a, HostId::b}) {
+  for (const HostId host : hosts()) {
     text += fmt::format("--- understudyd on {}, last lines:\n{}\n", name_of(host),
                         last_lines(folder_ / name_of(host) / "understudyd.log", lines));
   }

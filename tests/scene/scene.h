@@ -1,8 +1,11 @@
-// The scene: two hosts, a client, a guest, and ways to make things go wrong.
+// The scene: two hosts (or up to four), a client, a guest, and ways to make things go wrong.
 //
 //      client ──── lan (bridge) ──┬── up0 ─ br0 ─ guest's interface      host A  10.77.0.1
 //   10.77.0.100                   └── up0 ─ br0                          host B  10.77.0.2
 //                                      repl ════════ repl                10.88.0.1, 10.88.0.2
+//
+// Where there are more than two, a switch joins their replication networks; each is paired with
+// each.
 //
 // Each host and the client is a network namespace of this machine; nothing is made outside them.
 // Agents and the command line are the real programs, run as a user would run them. Addresses and
@@ -30,9 +33,11 @@
 
 namespace understudy::scene {
 
-enum class HostId { a, b };
-/// "hostA" or "hostB", as the agents call themselves.
+enum class HostId { a, b, c, d };
+constexpr std::size_t hosts_max = 4;
+/// "hostA", "hostB" …, as the agents call themselves.
 std::string_view name_of(HostId host);
+/// Of a scene with two.
 constexpr HostId other(HostId host) {
   return host == HostId::a ? HostId::b : HostId::a;
 }
@@ -50,11 +55,13 @@ struct Protection {
   std::string interval = "25ms";
   std::vector<std::string> ports = {};  ///< Each for `--port`: "80=replay".
   std::vector<std::string> more = {};   ///< Further words, as they are: "--on-divergence", "reset".
+  std::string to = {};                  ///< For `--to`; empty: the other one of two hosts.
 };
 
 /// How the scene is set up. The defaults are the demo's.
 struct SceneOptions {
   std::string tag;                         ///< Letters and digits; empty: "p" and our pid.
+  std::size_t hosts = 2;                   ///< Two to hosts_max.
   std::filesystem::path build_directory;   ///< Where agent/understudyd and cli/understudy are.
   std::filesystem::path guest_directory;   ///< Where vmlinuz and the initramfs are.
   std::string initramfs = "initramfs.gz";  ///< Or "initramfs-redis.gz".
@@ -62,13 +69,13 @@ struct SceneOptions {
   std::chrono::milliseconds deadline{200};
   std::string tracking = "auto";  ///< The agents' qemu.tracking.
   std::string log_level = "info";
-  std::string agent_toml;  ///< Appended to both agents' files.
-  /// base/fault_point.h: armed at the next start of the agent of host A, B; not at later ones.
-  std::array<std::string, 2> fault_points;
+  std::string agent_toml;  ///< Appended to all agents' files.
+  /// base/fault_point.h: armed at the next start of the agent of host A, B …; not at later ones.
+  std::array<std::string, hosts_max> fault_points;
   /// The capabilities that the agents get, as setpriv names them ("net_admin"); empty: all.
   std::vector<std::string> capabilities;
   /// Called with the client's namespace when the networks stand; what it returns is appended to
-  /// both agents' files, too.
+  /// all agents' files, too.
   std::function<Result<std::string>(const std::string&)> before_agents;
   unsigned vcpus = 1;
   unsigned memory_mib = 256;
@@ -137,9 +144,9 @@ class Scene {
 
   /// Writes the domain's file, starts it on `host` and waits until its services answer.
   Result<void> start_guest(HostId host = HostId::a);
-  /// Protects it to the other host and waits until checkpoints commit, and in replay mode until
-  /// output goes with the log. `progress` is called with
-  /// the domain object meanwhile.
+  /// Protects it to the other host (or to `protection.to`) and waits until checkpoints commit, and
+  /// in replay mode until output goes with the log. `progress` is called with the domain object
+  /// meanwhile.
   Result<void> protect(const Protection& protection = {},
                        const std::function<void(const boost::json::object&)>& progress = {},
                        HostId primary = HostId::a);
@@ -157,7 +164,7 @@ class Scene {
   /// SIGSTOP to every process of the host; `resume` lets them go on.
   Result<Instant> hang(HostId host);
   Result<void> resume(HostId host);
-  /// Drops silently whatever the host `from` sends to the other host over `network`; its guest
+  /// Drops silently whatever the host `from` sends to the other hosts over `network`; its guest
   /// still reaches the clients: the worst kind of partition. Both directions: cut it on both hosts.
   Result<Instant> cut(HostId from, Network network);
   /// Undoes all cuts of this host.
@@ -167,6 +174,8 @@ class Scene {
 
   /// --- the rest
 
+  /// All hosts of this scene.
+  [[nodiscard]] std::vector<HostId> hosts() const;
   [[nodiscard]] const std::string& host_namespace(HostId host) const {
     return hosts_[static_cast<std::size_t>(host)].network.name();
   }
@@ -197,6 +206,7 @@ class Scene {
   explicit Scene(SceneOptions options);
   Host& at(HostId host) { return hosts_[static_cast<std::size_t>(host)]; }
   Result<void> make_networks();
+  Result<void> join_replication_networks();
   [[nodiscard]] Result<void> wait_for_networks() const;
   Result<void> make_host(HostId host);
   Result<void> write_agent_config(HostId host);
@@ -205,7 +215,7 @@ class Scene {
   SceneOptions options_;
   std::filesystem::path folder_;
   NetworkNamespace client_;
-  std::array<Host, 2> hosts_;
+  std::array<Host, hosts_max> hosts_;  ///< The first `options.hosts` of them.
   bool kept_ = false;
 };
 

@@ -51,10 +51,12 @@ Result<std::unique_ptr<VoiceCapture>> VoiceCapture::start(const std::string& net
       ready.set_value(entered);
       return;
     }
-    // One socket for both ports: their frames come in the order in which they were on the wire.
+    // One socket for all ports: their frames come in the order in which they were on the wire.
     const UniqueFd socket(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL)));
-    const std::array<unsigned, 2> ports = {::if_nametoindex("port-a"), ::if_nametoindex("port-b")};
-    if (!socket.valid() || ports[0] == 0 || ports[1] == 0) {
+    std::vector<unsigned> ports;
+    for (const char* const port : {"port-a", "port-b", "port-c", "port-d"})
+      if (const unsigned index = ::if_nametoindex(port); index != 0) ports.push_back(index);
+    if (!socket.valid() || ports.size() < 2) {
       ready.set_value(system_error(errno, "capture on the client's bridge"));
       return;
     }

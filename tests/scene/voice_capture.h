@@ -20,7 +20,8 @@ namespace understudy::scene {
 /// Listens from its making to its end, in a thread of its own.
 class VoiceCapture {
  public:
-  /// In the client's namespace `network_namespace`, on the two ports. Errors: permission, no_such.
+  /// In the client's namespace `network_namespace`, on all hosts' ports. Errors: permission,
+  /// no_such.
   static Result<std::unique_ptr<VoiceCapture>> start(const std::string& network_namespace);
   ~VoiceCapture();
   VoiceCapture(const VoiceCapture&) = delete;
@@ -30,7 +31,7 @@ class VoiceCapture {
   [[nodiscard]] std::string turns() const;
   /// One line for each turn: who, from when to when after the start, how many frames.
   [[nodiscard]] std::string story() const;
-  /// How many frames of the guest came by the port of host 'A' or 'B'.
+  /// How many frames of the guest came by the port of host 'A', 'B' ….
   [[nodiscard]] std::uint64_t frames_of(char host) const;
 
  private:
