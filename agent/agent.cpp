@@ -1,5 +1,6 @@
 #include "agent/agent.h"
 
+#include <fmt/ranges.h>
 #include <net/if.h>
 #include <openssl/rand.h>
 #include <spdlog/spdlog.h>
@@ -388,6 +389,7 @@ Task<void> Agent::take_up_promotion(DomainRecord record) {
 void Agent::become_voice(Entry& entry, std::unique_ptr<Domain> domain) {
   entry.record.role = Role::unprotected;
   entry.record.solo = false;
+  entry.record.protect_again = true;
   fault_point("promote.resumed");
   // Where this fails the record still says 'promoting', which leads to the same at the next start.
   if (auto taken_in = take_in(entry, std::move(domain)); !taken_in)
@@ -441,48 +443,6 @@ Task<void> Agent::shut_down() {
   for (const auto& listener : listeners_) listener->close();
   peers_->stop();
   events_.record(Severity::info, "", "agent_stopped", "the agent was stopped; guests run on");
-}
-
-// It runs here without a backup, and only because there is none.
-bool Agent::wants_renewal(const Entry& entry) {
-  const bool alone =
-      !entry.primary || entry.primary->decisions().state() == EpochPrimary::State::solo;
-  return entry.record.protect_again && entry.domain && alone && !entry.stopping;
-}
-
-Task<void> Agent::keep_renewed() {
-  while (!stopping_) {
-    for (const auto& [name, entry] : entries_) {
-      if (!wants_renewal(*entry) || std::exchange(entry->renewing, true)) continue;
-      boost::asio::co_spawn(context_, protect_again(name), rethrow);
-    }
-    co_await sleep_for(std::chrono::milliseconds(200));
-  }
-}
-
-Task<void> Agent::protect_again(std::string name) {
-  // Asked for by an operator before the agent was stopped: it is taken up when the other host is
-  // heard.
-  for (;;) {
-    co_await sleep_for(std::chrono::milliseconds(200));
-    const auto found = entries_.find(name);
-    if (found == entries_.end()) co_return;
-    if (!wants_renewal(*found->second)) {
-      found->second->renewing = false;
-      co_return;
-    }
-    const auto& record = found->second->record;
-    if (peers_->view(record.peer).verdict != FailureDetector::Verdict::alive ||
-        !peers_->view(record.peer).ever_heard)
-      continue;
-    json::array findings;
-    const ProtectRequest request{record.peer, record.mode,
-                                 std::chrono::microseconds(record.interval_us), record.replay};
-    auto begun = co_await protect(name, request, findings);
-    if (begun) continue;
-    spdlog::warn("domain={} protecting again failed: {}", name, begun.error().message());
-    co_await sleep_for(std::chrono::seconds(5));
-  }
 }
 
 // --- entries ---
@@ -627,6 +587,8 @@ json::object Agent::status_of(const Entry& entry) const {
     }
   }
   if (entry.stopping) status["state"] = "stopping";
+  if (auto renewal = renewal_status(entry); !renewal.empty())
+    status["renewal"] = std::move(renewal);
   status["conditions"] = conditions.to_json();
   return status;
 }
@@ -979,6 +941,12 @@ Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectR
   entry->record.mode = request.mode;
   entry->record.interval_us = static_cast<std::uint64_t>(request.interval.count());
   entry->record.replay = request.replay;
+  entry->record.renewal = request.renewal;
+  if (entry->record.renewal.is_null()) {
+    const auto hosts = request.hosts.empty() ? std::vector{request.to} : request.hosts;
+    entry->record.renewal = understudy::to_json(first_policy(config_.name, hosts));
+  }
+  entry->by_renewal = request.by_renewal;
   entry->record.protection = protection.value;
   entry->record.solo = false;
   entry->record.protect_again = false;
@@ -1011,7 +979,10 @@ Task<void> Agent::end_primary(std::string name, PrimaryEnd end) {
   if (end == PrimaryEnd::unprotected || end == PrimaryEnd::resigned) {
     entry.record.role = Role::unprotected;
     entry.record.protection = 0;
-    entry.record.protect_again = end == PrimaryEnd::resigned;
+    const bool broke_off = std::exchange(entry.by_renewal, false);
+    if (broke_off)
+      entry.renewal.on_refused(now(), entry.record.peer, "the first copy came to nothing");
+    entry.record.protect_again = end == PrimaryEnd::resigned || broke_off || stopping_;
     if (auto saved = save(entry); !saved)
       spdlog::error("domain={} {}", name, saved.error().message());
     if (entry.domain) (void)co_await entry.domain->stop_tracking();
@@ -1027,8 +998,11 @@ Task<Result<json::value>> Agent::unprotect(const std::string& name) {
   BOOST_OUTCOME_CO_TRY(auto* entry, find_running(name));
   Claim claim(*entry);
   if (!claim.valid()) co_return Claim::refused(name);
-  entry->record.protect_again = false;
-  if (!entry->primary) co_return json::value(status_of(*entry));
+  entry->record.protect_again = entry->by_renewal = false;
+  if (!entry->primary) {
+    BOOST_OUTCOME_CO_TRY(save(*entry));
+    co_return json::value(status_of(*entry));
+  }
   const auto session = entry->primary;
   BOOST_OUTCOME_CO_TRY(co_await session->unprotect());
   // The end is told through the loop; wait for it, so that the answer shows the state after it.
@@ -1157,8 +1131,15 @@ Task<Result<json::value>> Agent::set(const std::string& name, const SetRequest& 
   BOOST_OUTCOME_CO_TRY(auto* entry, find_running(name));
   Claim claim(*entry);
   if (!claim.valid()) co_return Claim::refused(name);
-  if (!entry->primary) co_return fail(ErrorCode::usage, "{} is not protected", name);
+  const bool about_epochs = request.interval || request.mode || !request.replay.is_null();
+  if (!entry->primary && about_epochs)
+    co_return fail(ErrorCode::usage, "{} is not protected", name);
   DomainRecord changed = entry->record;
+  if (!request.renewal.empty()) {
+    BOOST_OUTCOME_CO_TRY(const auto policy,
+                         understudy::changed(policy_of(*entry), request.renewal, config_.name));
+    changed.renewal = understudy::to_json(policy);
+  }
   if (request.interval) changed.interval_us = static_cast<std::uint64_t>(request.interval->count());
   if (request.mode) {
     changed.mode = *request.mode;
@@ -1174,9 +1155,19 @@ Task<Result<json::value>> Agent::set(const std::string& name, const SetRequest& 
   }
   BOOST_OUTCOME_CO_TRY(store_.save(changed));
   entry->record = std::move(changed);
+  entry->renewal_reason.clear();
   const auto session = entry->primary;
-  if (auto told = co_await session->on_options_changed(); !told)
-    spdlog::warn("domain={} {}", name, told.error().message());
+  if (session) {
+    if (auto told = co_await session->on_options_changed(); !told)
+      spdlog::warn("domain={} {}", name, told.error().message());
+  }
+  if (!about_epochs) {
+    const auto policy = policy_of(*entry);
+    events_.record(Severity::info, name, "options_set",
+                   fmt::format("may be on {}; failback {}", fmt::join(policy.hosts, ", "),
+                               to_string(policy.failback.mode)));
+    co_return json::value(status_of(*entry));
+  }
   events_.record(
       Severity::info, name, "options_set",
       fmt::format("{} mode, epochs of {} us", entry->record.mode, entry->record.interval_us));
@@ -1439,6 +1430,8 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
     co_return fail(ErrorCode::config, "{} runs domains on {}, not on {}", config_.name,
                    hypervisor_->name(), begin.hypervisor);
   BOOST_OUTCOME_CO_TRY(auto config, DomainConfig::from_json(begin.config));
+  if (auto renewal = renewal_policy_from(begin.renewal); !renewal)
+    co_return fail(ErrorCode::bad_data, "protection_begin: {}", renewal.error().message());
   auto owned = std::make_shared<Entry>();
   Entry& entry = *owned;
   entry.record = {.name = begin.domain,
@@ -1449,6 +1442,7 @@ Task<Result<ProtectionReply>> Agent::answer_begin(const std::string& peer, Prote
                   .mode = begin.mode,
                   .interval_us = begin.interval_us,
                   .replay = begin.replay,
+                  .renewal = begin.renewal,
                   .config = begin.config,
                   .runtime = nullptr};
   entry.busy = true;
@@ -1540,8 +1534,9 @@ void Agent::tell_reachability(const std::string& peer) {
 
 void Agent::on_news(const std::string& peer, const HeartbeatDomain& news, Instant echoed) {
   const auto found = entries_.find(news.domain);
-  if (found == entries_.end() || found->second->record.peer != peer) return;
+  if (found == entries_.end()) return;
   Entry& entry = *found->second;
+  if (entry.record.peer != peer) return on_news_of_third(entry, peer, news);
   // What is left of a domain that died here has said its word: the other host runs it.
   if (entry.failure && !entry.busy && news.role == PeerRole::running &&
       news.generation > entry.record.generation) {
@@ -1567,7 +1562,9 @@ void Agent::on_news(const std::string& peer, const HeartbeatDomain& news, Instan
 std::vector<HeartbeatDomain> Agent::news_for(const std::string& peer) const {
   std::vector<HeartbeatDomain> news;
   for (const auto& [name, entry] : entries_) {
-    if (entry->record.peer != peer) continue;
+    // All hosts of its list hear where it runs: one of them may have an older copy.
+    const bool third = entry->record.peer != peer;
+    if (third && !(entry->domain && policy_of(*entry).names(peer))) continue;
     HeartbeatDomain domain{name, ProtectionId(entry->record.protection), entry->record.generation,
                            PeerRole::none};
     if (entry->backup) {

@@ -29,9 +29,12 @@
 #include "agent/event_log.h"
 #include "agent/peer_watch.h"
 #include "agent/primary_session.h"
+#include "agent/renewal_policy.h"
 #include "agent/repair.h"
 #include "agent/state_store.h"
 #include "arbiter/arbiter_service.h"
+#include "failover/failback.h"
+#include "failover/renewal.h"
 #include "hypervisor/domain.h"
 #include "transport/link.h"
 #include "transport/pairing.h"
@@ -40,7 +43,12 @@ namespace understudy {
 
 /// What `protect` is asked for.
 struct ProtectRequest {
-  std::string to;
+  std::string to;  ///< The host to try.
+  /// All hosts that may be its backup, in their order; empty: only `to`.
+  std::vector<std::string> hosts = {};
+  /// RenewalPolicy of the protections before; null: a new one of `hosts`.
+  boost::json::value renewal = nullptr;
+  bool by_renewal = false;  ///< Nobody asked: Agent::renew does.
   std::string mode = "remus";
   std::chrono::microseconds interval{25'000};
   boost::json::value replay;  ///< ReplayOptions, checked; null for the defaults.
@@ -51,6 +59,7 @@ struct SetRequest {
   std::optional<std::string> mode;
   std::optional<std::chrono::microseconds> interval;
   boost::json::value replay;  ///< Fields of ReplayOptions; ports are added to those that are set.
+  RenewalChange renewal = {};
 };
 
 /// One host's agent. Everything runs on the io_context's one thread. Methods that answer requests
@@ -88,6 +97,9 @@ class Agent {
   /// `findings` is filled where a check refused.
   Task<Result<boost::json::value>> protect(const std::string& name, const ProtectRequest& request,
                                            boost::json::array& findings);
+  /// The same, to the first host of request.hosts that can be the backup.
+  Task<Result<boost::json::value>> protect_to_first(std::string name, ProtectRequest request,
+                                                    boost::json::array& findings);
   Task<Result<boost::json::value>> unprotect(const std::string& name);
   Task<Result<boost::json::value>> promote(const std::string& name, bool force);
   Task<Result<boost::json::value>> solo(const std::string& name, bool promised);
@@ -117,8 +129,12 @@ class Agent {
     std::string failure_reason = "HypervisorDied";
     bool starting = false;
     bool stopping = false;
-    bool busy = false;      ///< A request is at work on it.
-    bool renewing = false;  ///< protect_again() is at work on it.
+    bool busy = false;        ///< A request is at work on it.
+    bool renewing = false;    ///< renew() is at work on it.
+    bool by_renewal = false;  ///< The first copy of a protection that renew() began is under way.
+    Renewal renewal;
+    std::string renewal_reason;  ///< Why it waits, as last told in an event.
+    bool failback_told = false;  ///< That it could go home.
     mutable Conditions conditions;
   };
   /// Marks an entry as busy for the time of one request. Not valid if the entry was busy.
@@ -133,8 +149,17 @@ class Agent {
   /// The arbiter of the pair with `peer`.
   ArbiterService& arbiter_for(const std::string& peer);
   void on_arbiter(const Arbiter::Claim& claim, Arbiter::Answer answer);
-  /// Protects anew what runs alone only until its backup is back.
+  // Renewal (agent/agent_renewal.cpp): who has no backup and may have another one gets it.
   Task<void> keep_renewed();
+  void look_after(Entry& entry);
+  void look_homeward(Entry& entry);
+  Task<void> renew(std::string name, std::string host);
+  Task<void> give_up_first_copy(std::string name);
+  [[nodiscard]] RenewalPolicy policy_of(const Entry& entry) const;
+  [[nodiscard]] Renewal::Choice next_backup(const Entry& entry, Renewal& renewal) const;
+  [[nodiscard]] boost::json::object renewal_status(const Entry& entry) const;
+  [[nodiscard]] bool heard(const std::string& peer) const;
+  void on_news_of_third(Entry& entry, const std::string& peer, const HeartbeatDomain& news);
 
   Result<Entry*> find(const std::string& name) const;
   /// The entry, which must run here.
@@ -163,8 +188,6 @@ class Agent {
   static void remove_replay_gate(Entry& entry);
   void watch_exit(Entry& entry);
   Task<void> on_exit(std::string name, DomainExit exit);
-  Task<void> protect_again(std::string name);
-
   Task<std::vector<Finding>> local_findings(const Entry& entry, const std::string& to,
                                             const std::string& mode);
   /// Whether the arbiter of the pair with `peer` would answer.
@@ -203,6 +226,7 @@ class Agent {
   std::unique_ptr<PeerWatch> peers_;
   std::map<std::string, std::shared_ptr<Entry>> entries_;
   std::map<std::string, DomainRecord> retired_;  ///< What is gone from here, for its generation.
+  std::map<std::string, Failback> failbacks_;    ///< By domain; kept while it is elsewhere.
   std::map<std::string, Damage> damaged_;
   std::set<std::string> dead_peers_;  ///< Told as dead: their return is worth an event, too.
   std::set<std::string> introduced_;  ///< Heard at least once since the start.

@@ -109,6 +109,26 @@ class Body {
       return fail(ErrorCode::usage, "field '{}': expected true or false", field);
     return value->get_bool();
   }
+  /// A string, or a list of at least one.
+  [[nodiscard]] Result<std::vector<std::string>> text_or_texts(std::string_view field) const {
+    const auto* value = object_.if_contains(field);
+    if (value != nullptr && value->is_array() && !value->get_array().empty())
+      return texts_or_none(field);
+    BOOST_OUTCOME_TRY(auto one, text(field));
+    return std::vector{std::move(one)};
+  }
+  [[nodiscard]] Result<RenewalChange> renewal_change() const {
+    RenewalChange change;
+    if (object_.contains("to")) {
+      BOOST_OUTCOME_TRY(change.to, text_or_texts("to"));
+    }
+    BOOST_OUTCOME_TRY(change.add_hosts, texts_or_none("add_hosts"));
+    BOOST_OUTCOME_TRY(change.remove_hosts, texts_or_none("remove_hosts"));
+    BOOST_OUTCOME_TRY(change.failback, text_or("failback", ""));
+    BOOST_OUTCOME_TRY(change.failback_delay_s, number_or("failback_delay_s", 0));
+    BOOST_OUTCOME_TRY(change.minimum_stay_s, number_or("minimum_stay_s", 0));
+    return change;
+  }
   [[nodiscard]] Result<std::vector<std::string>> texts_or_none(std::string_view field) const {
     std::vector<std::string> texts;
     const auto* value = object_.if_contains(field);
@@ -172,7 +192,7 @@ Task<Result<HttpResponse>> domain_verb(Agent& agent, std::string name, std::stri
     BOOST_OUTCOME_CO_TRY(const auto body, Body::parse(request.body, {"to", "mode", "interval_us",
                                                                      "ports", "on_divergence"}));
     ProtectRequest wanted;
-    BOOST_OUTCOME_CO_TRY(wanted.to, body.text("to"));
+    BOOST_OUTCOME_CO_TRY(wanted.hosts, body.text_or_texts("to"));
     BOOST_OUTCOME_CO_TRY(wanted.mode, body.text_or("mode", "remus"));
     BOOST_OUTCOME_CO_TRY(wanted.replay, body.replay_options());
     if (wanted.mode != "replay" && !wanted.replay.is_null()) {
@@ -182,7 +202,7 @@ Task<Result<HttpResponse>> domain_verb(Agent& agent, std::string name, std::stri
     BOOST_OUTCOME_CO_TRY(const auto interval_us, interval_from(body, standard));
     wanted.interval = std::chrono::microseconds(interval_us);
     json::array findings;
-    auto begun = co_await agent.protect(name, wanted, findings);
+    auto begun = co_await agent.protect_to_first(name, wanted, findings);
     if (!begun) co_return to_response(begun.error(), std::move(findings));
     co_return answer(202, begun.value());
   }
@@ -211,9 +231,12 @@ Task<Result<HttpResponse>> domain_verb(Agent& agent, std::string name, std::stri
     co_return answer(200, repaired);
   }
   if (verb == "set") {
-    BOOST_OUTCOME_CO_TRY(const auto body, Body::parse(request.body, {"mode", "interval_us", "ports",
-                                                                     "on_divergence"}));
+    BOOST_OUTCOME_CO_TRY(const auto body,
+                         Body::parse(request.body, {"mode", "interval_us", "ports", "on_divergence",
+                                                    "to", "add_hosts", "remove_hosts", "failback",
+                                                    "failback_delay_s", "minimum_stay_s"}));
     SetRequest wanted;
+    BOOST_OUTCOME_CO_TRY(wanted.renewal, body.renewal_change());
     BOOST_OUTCOME_CO_TRY(const auto mode, body.text_or("mode", ""));
     if (!mode.empty() && !is_mode(mode)) {
       co_return fail(ErrorCode::usage, "mode '{}': expected remus or replay", mode);
@@ -225,9 +248,10 @@ Task<Result<HttpResponse>> domain_verb(Agent& agent, std::string name, std::stri
       wanted.interval = std::chrono::microseconds(interval_us);
     }
     BOOST_OUTCOME_CO_TRY(wanted.replay, body.replay_options());
-    if (!wanted.mode && !wanted.interval && wanted.replay.is_null()) {
+    if (!wanted.mode && !wanted.interval && wanted.replay.is_null() && wanted.renewal.empty()) {
       co_return fail(ErrorCode::usage,
-                     "nothing to set: expected mode, interval_us, ports or on_divergence");
+                     "nothing to set: expected mode, interval_us, ports, on_divergence, to, "
+                     "add_hosts, remove_hosts, failback, failback_delay_s or minimum_stay_s");
     }
     BOOST_OUTCOME_CO_TRY(const auto domain, co_await agent.set(name, wanted));
     co_return answer(200, domain);

@@ -10,6 +10,7 @@
 #include <boost/json.hpp>
 #include <cmath>
 
+#include "agent/renewal_policy.h"
 #include "agent/replay_options.h"
 #include "base/fault_point.h"
 #include "base/run_on.h"
@@ -343,6 +344,10 @@ Task<Result<void>> BackupSession::take(transport::Frame frame) {
       record_.mode = std::move(options.mode);
       record_.interval_us = options.interval_us;
       record_.replay = std::move(options.replay);
+      if (!options.renewal.is_null()) {
+        BOOST_OUTCOME_CO_TRY(renewal_policy_from(options.renewal));
+        record_.renewal = std::move(options.renewal);
+      }
       co_return services_.store.save(record_);
     }
     default:

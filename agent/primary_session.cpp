@@ -154,7 +154,8 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
                               .interval_us = record_.interval_us,
                               .arbiter = std::string(services_.arbiter.name()),
                               .config = domain_.config().to_json(),
-                              .replay = record_.replay};
+                              .replay = record_.replay,
+                              .renewal = record_.renewal};
   if (auto sent = co_await link->send(FrameType::protection_begin, {}, encode(begin)); !sent) {
     last_problem_ = sent.error().message();
     co_return;
@@ -235,9 +236,8 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
         resigned_ = true;
         services_.events.record(
             Severity::warning, record_.name, "backup_resigned",
-            fmt::format("{} gave its image up ({}): not protected, output flows; protected "
-                        "again when it is back",
-                        record_.peer, end.value().reason),
+            fmt::format("{} gave its image up ({}): not protected, output flows", record_.peer,
+                        end.value().reason),
             {{"peer", record_.peer}});
       }
       carry_out(decisions_.on_discarded(now(), end.value().protection));
@@ -351,12 +351,11 @@ void PrimarySession::report(const EpochPrimary::Report& report) {
       return tell(Severity::critical, "split_brain",
                   fmt::format("{} runs the domain, too: stop one of them", peer));
     case EpochPrimary::Event::went_solo:
-      return tell(Severity::warning, "solo",
-                  decisions_.solo_by_grant()
-                      ? fmt::format("runs on without a backup, by a grant of {}; protected again "
-                                    "when {} is back",
-                                    services_.arbiter.name(), peer)
-                      : "runs on without a backup, by an operator's word");
+      return tell(
+          Severity::warning, "solo",
+          decisions_.solo_by_grant()
+              ? fmt::format("runs on without a backup, by a grant of {}", services_.arbiter.name())
+              : "runs on without a backup, by an operator's word");
     case EpochPrimary::Event::asking_arbiter:
       return tell(Severity::warning, "asking_arbiter",
                   fmt::format("asking {} for the right to speak without {}",
@@ -384,7 +383,7 @@ Task<void> PrimarySession::perform(EpochPrimary::Action action) {
     DomainRecord decided = record_;
     decided.generation = persist->generation;
     decided.solo = true;
-    decided.protect_again = decisions_.solo_by_grant();
+    decided.protect_again = true;
     if (auto saved = services_.store.save(decided); !saved) {
       last_problem_ = saved.error().message();
       services_.events.record(
@@ -811,7 +810,7 @@ Task<Result<void>> PrimarySession::on_options_changed() {
   decisions_.on_interval_changed(std::chrono::microseconds(record_.interval_us));
   if (replay_gate_ != nullptr) replay_gate_->set_policies(policies_of(record_, options));
   wake_.notify();
-  const ProtectionOptions told{record_.mode, record_.interval_us, record_.replay};
+  const ProtectionOptions told{record_.mode, record_.interval_us, record_.replay, record_.renewal};
   // Without a link the next one begins with them.
   if (link_ == nullptr) co_return ok();
   co_return co_await send(FrameType::protection_options, encode(told));

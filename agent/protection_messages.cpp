@@ -119,7 +119,8 @@ std::vector<std::byte> encode(const ProtectionBegin& message) {
                       {"interval_us", message.interval_us},
                       {"arbiter", message.arbiter},
                       {"config", message.config},
-                      {"replay", message.replay}});
+                      {"replay", message.replay},
+                      {"renewal", message.renewal}});
 }
 
 Result<ProtectionBegin> decode_protection_begin(std::span<const std::byte> payload) {
@@ -134,6 +135,7 @@ Result<ProtectionBegin> decode_protection_begin(std::span<const std::byte> paylo
     if (object.contains("arbiter")) message.arbiter = text_at(object, "arbiter");
     message.config = object.at("config");
     if (const auto* replay = object.if_contains("replay")) message.replay = *replay;
+    if (const auto* renewal = object.if_contains("renewal")) message.renewal = *renewal;
     if (message.protection.value == 0 || message.generation.value == 0) {
       return fail(ErrorCode::bad_data, "protection_begin: protection and generation start at 1");
     }
@@ -172,8 +174,10 @@ Result<ProtectionReply> decode_protection_reply(std::span<const std::byte> paylo
 }
 
 std::vector<std::byte> encode(const ProtectionOptions& message) {
-  return json_octets(
-      {{"mode", message.mode}, {"interval_us", message.interval_us}, {"replay", message.replay}});
+  return json_octets({{"mode", message.mode},
+                      {"interval_us", message.interval_us},
+                      {"replay", message.replay},
+                      {"renewal", message.renewal}});
 }
 
 Result<ProtectionOptions> decode_protection_options(std::span<const std::byte> payload) {
@@ -183,6 +187,8 @@ Result<ProtectionOptions> decode_protection_options(std::span<const std::byte> p
                    message.mode = text_at(object, "mode");
                    message.interval_us = number_at(object, "interval_us");
                    message.replay = object.at("replay");
+                   if (const auto* renewal = object.if_contains("renewal"))
+                     message.renewal = *renewal;
                    return message;
                  });
 }

@@ -30,6 +30,7 @@ struct ProtectionBegin {
   std::string arbiter = "none";  ///< Arbiter::name() of the pair, on the primary's side.
   boost::json::value config;     ///< DomainConfig::to_json of the running domain.
   boost::json::value replay;  ///< ReplayOptions (agent/replay_options.h); null in an older primary.
+  boost::json::value renewal = nullptr;  ///< RenewalPolicy (agent/renewal_policy.h), or null.
 };
 
 /// Primary to backup, at any time: how the protection goes on.
@@ -37,6 +38,7 @@ struct ProtectionOptions {
   std::string mode;
   std::uint64_t interval_us = 0;
   boost::json::value replay;
+  boost::json::value renewal = nullptr;  ///< null: as before.
 };
 
 /// The backup's answer. A refusal still carries what the backup is to the domain, because that may

@@ -43,6 +43,7 @@ std::string to_text(const DomainRecord& record, std::uint64_t serial) {
       {"interval_us", record.interval_us},
       {"solo", record.solo},
       {"protect_again", record.protect_again},
+      {"renewal", record.renewal},
       {"replay", record.replay},
       {"note", record.note},
       {"config", record.config},
@@ -80,6 +81,7 @@ Result<Stored> from_text(const std::string& text) {
     record.solo = json.at("solo").as_bool();
     record.protect_again = json.at("protect_again").as_bool();
     if (const auto* replay = json.as_object().if_contains("replay")) record.replay = *replay;
+    if (const auto* renewal = json.as_object().if_contains("renewal")) record.renewal = *renewal;
     record.config = json.at("config");
     record.runtime = json.at("runtime");
     // Schema 1 had neither.

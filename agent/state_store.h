@@ -54,10 +54,13 @@ struct DomainRecord {
   std::uint64_t interval_us = 0;
   bool solo =
       false;  ///< Primary without a backup, its gate open: by an operator's word or a grant.
-  bool protect_again = false;  ///< Protect as before when the peer is back: the agent was stopped
-                               ///< in good order, or the domain runs solo by an arbiter's grant.
+  /// It runs without a backup and may: protect it again as soon as a host of its list can be one.
+  /// So after a promotion, after the backup's resignation, solo, and where the agent was stopped in
+  /// good order.
+  bool protect_again = false;
   std::string note;            ///< For people: why it is retired.
   boost::json::value replay;   ///< ReplayOptions (replay_options.h), or null.
+  boost::json::value renewal;  ///< RenewalPolicy (renewal_policy.h), or null.
   boost::json::value config;
   boost::json::value runtime;
 };

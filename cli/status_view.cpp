@@ -280,6 +280,25 @@ std::string replay_of(const json::object& replay) {
                      digits_at(replay, "translated_connections"));
 }
 
+std::string renewal_line(const json::object& renewal) {
+  std::string hosts;
+  if (const auto* list = renewal.if_contains("hosts"); list != nullptr && list->is_array()) {
+    for (const json::value& host : list->get_array()) {
+      if (!host.is_string()) continue;
+      hosts += (hosts.empty() ? "" : ", ") + printable(host.get_string());
+    }
+  }
+  if (hosts.empty()) return {};
+  const std::string next = text_at(renewal, "next");
+  const std::string failback = text_at(renewal, "failback");
+  std::string line = hosts;
+  line += next.empty() ? "" : "; next: " + next;
+  line += failback.empty() || failback == "never"
+              ? ""
+              : fmt::format("; home: {}, failback {}", text_at(renewal, "home"), failback);
+  return line;
+}
+
 std::string domain_details(const json::object& domain, const Terminal& terminal,
                            WallClock::time_point now) {
   std::string text = terminal.paint(text_at(domain, "name"), Colour::strong) + "\n";
@@ -307,6 +326,12 @@ std::string domain_details(const json::object& domain, const Terminal& terminal,
     const std::string tracking = text_at(domain, "tracking");
     protection += tracking.empty() ? "" : ", dirty pages by " + tracking;
     fact("protection", protection);
+  }
+  if (const json::object& renewal = object_at(domain, "renewal"); !renewal.empty()) {
+    fact("hosts", renewal_line(renewal));
+    const std::string reason = text_at(renewal, "reason");
+    fact("renewal", text_at(renewal, "state") == "held" || !reason.empty() ? reason : "",
+         Colour::warning);
   }
   fact("generation", digits_at(domain, "generation"));
   if (const std::string committed = digits_at(domain, "committed_epoch"); !committed.empty()) {

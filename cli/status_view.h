@@ -43,4 +43,8 @@ std::string peer_list(const boost::json::object& peers, const Terminal& terminal
 /// The phases of a promotion.
 std::string timeline_view(const boost::json::object& timeline, const Terminal& terminal);
 
+/// The list of hosts of a domain object's `renewal`, who is next, and whether it goes home; empty
+/// if there is no list.
+std::string renewal_line(const boost::json::object& renewal);
+
 }  // namespace understudy::cli

@@ -36,6 +36,17 @@ Result<std::string> checked_name(const std::string& name) {
   return name;
 }
 
+Result<std::vector<std::string>> host_list(const std::string& text) {
+  std::vector<std::string> hosts;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const auto end = std::min(text.find(',', begin), text.size());
+    BOOST_OUTCOME_TRY(auto host, checked_name(text.substr(begin, end - begin)));
+    hosts.push_back(std::move(host));
+    begin = end + 1;
+  }
+  return hosts;
+}
+
 Result<std::string> domain_target(const std::string& name, std::string_view action) {
   BOOST_OUTCOME_TRY(const std::string checked, checked_name(name));
   return fmt::format("/v1/domains/{}{}", checked, action);

@@ -25,6 +25,9 @@ Option output_option(bool with_names = false);
 /// True if `-o json` was given.
 bool wants_json(const Arguments& arguments);
 
+/// Reads "hostB,hostC": at least one name, each as checked_name wants it.
+Result<std::vector<std::string>> host_list(const std::string& text);
+
 Positional domain_positional();
 Option to_option();
 

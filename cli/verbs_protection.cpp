@@ -1,6 +1,7 @@
 // check, protect, unprotect, set: how a domain gets a backup, keeps it, and gives it up.
 #include "cli/json_view.h"
 #include "cli/progress.h"
+#include "cli/status_view.h"
 #include "cli/table.h"
 #include "cli/verbs_common.h"
 
@@ -70,6 +71,31 @@ Result<int> check(Session& session, const Arguments& arguments) {
   return possible ? 0 : 1;
 }
 
+json::value list_of(const std::vector<std::string>& hosts) {
+  return json::array(hosts.begin(), hosts.end());
+}
+
+/// Reads --to, --add-host, --remove-host and the options of failback into the request's fields.
+Result<void> add_renewal_options(const Arguments& arguments, json::object& body) {
+  for (const auto& [option, field] :
+       {std::pair{"--to", "to"}, {"--add-host", "add_hosts"}, {"--remove-host", "remove_hosts"}}) {
+    if (!arguments.has(option)) continue;
+    BOOST_OUTCOME_TRY(const auto hosts, host_list(arguments.text(option)));
+    body[field] = list_of(hosts);
+  }
+  if (arguments.has("--failback")) body["failback"] = arguments.text("--failback");
+  for (const auto& [option, field] :
+       {std::pair{"--failback-delay", "failback_delay_s"}, {"--minimum-stay", "minimum_stay_s"}}) {
+    if (!arguments.has(option)) continue;
+    BOOST_OUTCOME_TRY(
+        const Microseconds time,
+        parse_duration_between(option, arguments.text(option), std::chrono::seconds(1),
+                               std::chrono::hours(24 * 365)));
+    body[field] = std::chrono::duration_cast<std::chrono::seconds>(time).count();
+  }
+  return ok();
+}
+
 /// Why protection ended before it began, from the events; empty if they do not say.
 std::string reason_of_failure(Session& session, const std::string& name) {
   const Result<Reply> events =
@@ -87,8 +113,7 @@ std::string reason_of_failure(Session& session, const std::string& name) {
 }
 
 Result<int> wait_for_protection(Session& session, const Arguments& arguments,
-                                const Interrupt& interrupt, const std::string& name,
-                                const std::string& host) {
+                                const Interrupt& interrupt, const std::string& name) {
   const auto begin = std::chrono::steady_clock::now();
   BOOST_OUTCOME_TRY(const Waited waited,
                     wait_while(session, interrupt, name, {"starting", "synchronising"}));
@@ -108,8 +133,8 @@ Result<int> wait_for_protection(Session& session, const Arguments& arguments,
   if (state == "protected") {
     const auto took =
         std::chrono::duration_cast<Microseconds>(std::chrono::steady_clock::now() - begin);
-    session.terminal.talk(
-        fmt::format("{} is protected on {} after {}\n", name, host, format_duration(took)));
+    session.terminal.talk(fmt::format("{} is protected on {} after {}\n", name,
+                                      text_at(waited.domain.json, "peer"), format_duration(took)));
     return 0;
   }
   const std::string reason = reason_of_failure(session, name);
@@ -123,11 +148,12 @@ Result<int> wait_for_protection(Session& session, const Arguments& arguments,
 Result<int> protect(Session& session, const Arguments& arguments) {
   const std::string name = arguments.text("NAME");
   BOOST_OUTCOME_TRY(const std::string target, domain_target(name, "/protect"));
-  BOOST_OUTCOME_TRY(const std::string host, checked_name(arguments.text("--to")));
+  BOOST_OUTCOME_TRY(const auto hosts, host_list(arguments.text("--to")));
   if (arguments.has("--wait") && arguments.has("--no-wait")) {
     return fail(ErrorCode::usage, "--wait and --no-wait exclude each other");
   }
-  json::object body{{"to", host}, {"mode", arguments.text("--mode", "remus")}};
+  json::object body{{"to", hosts.size() == 1 ? json::value(hosts.front()) : list_of(hosts)},
+                    {"mode", arguments.text("--mode", "remus")}};
   if (arguments.has("--interval")) {
     BOOST_OUTCOME_TRY(const Microseconds interval, interval_from(arguments));
     body["interval_us"] = interval.count();
@@ -151,10 +177,10 @@ Result<int> protect(Session& session, const Arguments& arguments) {
     }
     session.terminal.talk(fmt::format(
         "{} is being synchronised with {}; watch it with 'understudy status {} --watch'\n", name,
-        host, name));
+        text_at(begun.value().json, "peer"), name));
     return 0;
   }
-  return wait_for_protection(session, arguments, interrupt, name, host);
+  return wait_for_protection(session, arguments, interrupt, name);
 }
 
 Result<int> unprotect(Session& session, const Arguments& arguments) {
@@ -175,11 +201,19 @@ Result<int> set(Session& session, const Arguments& arguments) {
     body["interval_us"] = interval.count();
   }
   BOOST_OUTCOME_TRY(add_replay_options(arguments, body));
+  const bool about_epochs = !body.empty();
+  BOOST_OUTCOME_TRY(add_renewal_options(arguments, body));
   if (body.empty()) {
     return fail(ErrorCode::usage,
-                "nothing to set: give --interval, --mode, --port or --on-divergence");
+                "nothing to set: give --interval, --mode, --port, --on-divergence, --to, "
+                "--add-host, --remove-host, --failback, --failback-delay or --minimum-stay");
   }
   BOOST_OUTCOME_TRY(const Reply reply, session.client.post(target, body));
+  if (!about_epochs) {
+    session.terminal.talk(
+        fmt::format("{}: {}\n", name, renewal_line(object_at(reply.json, "renewal"))));
+    return 0;
+  }
   const Microseconds interval(
       static_cast<std::int64_t>(number_at(reply.json, "interval_us").value_or(0)));
   session.terminal.talk(fmt::format("{}: {} mode, epochs last {}, from the next one on\n", name,
@@ -215,6 +249,17 @@ Option divergence_option() {
           .choices = {"reset", "tolerate"}};
 }
 
+Option hosts_option(bool for_protect) {
+  return {.flags = "--to",
+          .value = "HOST[,HOST]",
+          .help = for_protect
+                      ? "The host that is to be the backup, by the name it was paired with; "
+                        "more of them, in the order in which they are to follow"
+                      : "The list anew: who may be the backup, in their order",
+          .required = for_protect,
+          .completes = Completes::peer};
+}
+
 Option interval_option(bool for_set) {
   return {.flags = "--interval",
           .value = "TIME",
@@ -248,10 +293,13 @@ CommandFamily protection_verbs() {
                "the "
                "epoch that made it is committed on the backup.\n\nThe first copy is waited for, "
                "and its "
-               "progress shown. Ctrl-C ends the waiting, not the work.",
+               "progress shown. Ctrl-C ends the waiting, not the work.\n\nAfter a promotion, and "
+               "when a backup is lost whose place may be filled, the domain is protected again by "
+               "itself: to the next host of the list, round robin; the host on which it was first "
+               "protected belongs to the list, too.",
            .positionals = {domain_positional()},
            .options =
-               {to_option(),
+               {hosts_option(true),
                 mode_option(),
                 interval_option(false),
                 port_option(),
@@ -266,6 +314,8 @@ CommandFamily protection_verbs() {
                      {124, "not done within --timeout; the synchronisation goes on"},
                      {130, "Ctrl-C; the synchronisation goes on"}},
            .examples = {{"understudy protect web1 --to hostB", "Protect web1 and wait for it"},
+                        {"understudy protect web1 --to hostB,hostC",
+                         "hostB is the backup; hostC when hostA or hostB is lost"},
                         {"understudy protect web1 --to hostB --interval 10ms --no-wait",
                          "Shorter epochs (quicker answers, more work), and do not wait"},
                         {"understudy protect web1 --to hostB --mode replay --port 5432=remus",
@@ -281,15 +331,40 @@ CommandFamily protection_verbs() {
            .examples = {{"understudy unprotect web1", "Before maintenance of the backup"}},
            .run = unprotect},
           {.path = "set",
-           .summary = "Change how a protected domain is replicated",
+           .summary = "Change how a domain is replicated, and to which hosts",
            .description =
                "Takes effect with the next epoch. What is not named stays as it is. A "
                "change of mode loses the output that is held at that moment, as a network "
-               "might.",
+               "might.\n\nThe list of hosts says who is the next backup; a change moves nothing "
+               "by itself. The domain's own host is always in it.",
            .positionals = {domain_positional()},
-           .options = {interval_option(true), mode_option(), port_option(), divergence_option()},
+           .options = {interval_option(true),
+                       mode_option(),
+                       port_option(),
+                       divergence_option(),
+                       hosts_option(false),
+                       {.flags = "--add-host",
+                        .value = "HOST[,HOST]",
+                        .help = "Hosts to put at the end of the list",
+                        .completes = Completes::peer},
+                       {.flags = "--remove-host",
+                        .value = "HOST[,HOST]",
+                        .help = "Hosts to take out of the list",
+                        .completes = Completes::peer},
+                       {.flags = "--failback",
+                        .value = "WHEN",
+                        .help = "Whether it goes home, to the host where it was first protected: "
+                                "never (the default), or manual (an event says when it could)",
+                        .choices = {"never", "manual"}},
+                       {.flags = "--failback-delay",
+                        .value = "TIME",
+                        .help = "How long its home has to be heard without a break. Default: 5m"},
+                       {.flags = "--minimum-stay",
+                        .value = "TIME",
+                        .help = "How long it stays where it is, at least. Default: 10m"}},
            .examples = {{"understudy set web1 --interval 50ms",
-                         "Longer epochs: less work, later answers"}},
+                         "Longer epochs: less work, later answers"},
+                        {"understudy set web1 --add-host hostD", "One more host to be a backup"}},
            .run = set},
       }};
 }

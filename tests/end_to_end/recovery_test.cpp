@@ -57,9 +57,9 @@ TEST_F(Recovery,
   EXPECT_TRUE(silent_for(1s));
   ASSERT_OK(scene->understudy_checked(HostId::a, {"solo", "web1", "--yes"}));
   const auto solo = Clock::now();
-  auto alone = scene->wait_for_state(HostId::a, "solo", 5s);
-  ASSERT_OK(alone);
-  EXPECT_EQ(number_at(alone.value(), "generation"), 3) << "above all that was ever known";
+  ASSERT_OK(scene->wait_for(
+      HostId::a, "a generation above all that was ever known", 20s,
+      [](const json::object& domain) { return number_at(domain, "generation") == 3; }));
   expect_everyone_goes_on(solo);
   expect_nothing_lost();
 }

@@ -595,7 +595,13 @@ Result<void> Scene::protect(const Protection& protection,
     command.insert(command.end(), {"--port", port});
   }
   command.insert(command.end(), protection.more.begin(), protection.more.end());
-  BOOST_OUTCOME_TRY(understudy_checked(primary, command));
+  BOOST_OUTCOME_TRY(const auto begun, understudy(primary, command));
+  // After a promotion the agent may have been faster.
+  if (begun.status != 0 && begun.err.find("already") == std::string::npos &&
+      begun.err.find("another request is at work") == std::string::npos) {
+    return fail(ErrorCode::failed, "'understudy {}' on {} ended with status {}: {}{}",
+                fmt::join(command, " "), name_of(primary), begun.status, begun.err, begun.out);
+  }
   std::string last_state;
   BOOST_OUTCOME_TRY(
       wait_for(primary, "protection (or its failure)", 120s, [&](const json::object& object) {
@@ -603,7 +609,8 @@ Result<void> Scene::protect(const Protection& protection,
           progress(object);
         }
         last_state = text_at(object, "state");
-        return last_state == "protected" || last_state == "running" || last_state == "failed";
+        return last_state == "protected" || last_state == "failed" ||
+               (last_state == "running" && begun.status == 0);
       }));
   if (last_state == "protected" && protection.mode == "replay") {
     BOOST_OUTCOME_TRY(
