@@ -514,7 +514,7 @@ void Agent::retire(DomainRecord record, std::string note) {
   const std::string name = record.name;
   record.role = Role::retired;
   record.protection = 0;
-  record.solo = record.protect_again = false;
+  record.solo = record.protect_again = record.handing_over = false;
   record.note = std::move(note);
   record.config = record.runtime = nullptr;
   if (auto saved = store_.save(record); !saved)
@@ -950,6 +950,7 @@ Task<Result<json::value>> Agent::protect(const std::string& name, const ProtectR
   entry->record.protection = protection.value;
   entry->record.solo = false;
   entry->record.protect_again = false;
+  entry->record.handing_over = false;
   if (auto saved = save(*entry); !saved) {
     entry->record = std::move(before);
     co_return saved.error();
@@ -1033,6 +1034,34 @@ Task<Result<json::value>> Agent::promote(const std::string& name, bool force) {
                                               view.ever_heard ? view.last_sign_of_life : now()));
   peers_->tell_now();
   co_return json::value(status_of(*entry));
+}
+
+Task<Result<json::value>> Agent::move(const std::string& name, std::string to) {
+  BOOST_OUTCOME_CO_TRY(auto* entry, find_running(name));
+  const auto kept = entries_.at(name);  // It goes when the domain has gone.
+  Claim claim(*entry);
+  if (!claim.valid()) co_return Claim::refused(name);
+  if (to == config_.name)
+    co_return fail(ErrorCode::exists, "{} runs on {} already", name, config_.name);
+  if (!entry->primary)
+    co_return fail(ErrorCode::usage,
+                   "{} has no warm backup to move to: protect it first, then move it", name);
+  if (to.empty()) to = entry->record.peer;
+  if (to != entry->record.peer)
+    co_return fail(ErrorCode::usage,
+                   "{} is protected with {}: only that host is warm; unprotect it and protect it "
+                   "to {} to move it there",
+                   name, entry->record.peer, to);
+  events_.record(Severity::info, name, "move_started", fmt::format("handing it over to {}", to),
+                 {{"peer", to}});
+  const auto session = entry->primary;
+  BOOST_OUTCOME_CO_TRY(co_await session->hand_over());
+  // The copy here is being destroyed; until it is gone this host is busy with the domain, and the
+  // other one, which wants it as its backup, is told to try again.
+  while (entries_.contains(name) && entries_.at(name) == kept)
+    co_await sleep_for(std::chrono::milliseconds(1));
+  const json::object moved = {{"domain", name}, {"from", config_.name}, {"to", to}};
+  co_return json::value(moved);
 }
 
 Task<Result<json::value>> Agent::solo(const std::string& name, bool promised) {
@@ -1489,6 +1518,8 @@ Task<void> Agent::end_backup(std::string name, BackupEnd end, std::unique_ptr<Do
   entry.promotion = session->promotion_record();
   entry.replay_gate = std::move(replay_gate);
   entry.conditions.clear();
+  // Handed over in good health: the roles are swapped, and the other host is to be the backup now.
+  entry.record.protect_again = entry.promotion && entry.promotion->handed_over();
   become_voice(entry, std::move(promoted));
   watch_exit(entry);
   peers_->tell_now();

@@ -102,6 +102,9 @@ class Agent {
                                                     boost::json::array& findings);
   Task<Result<boost::json::value>> unprotect(const std::string& name);
   Task<Result<boost::json::value>> promote(const std::string& name, bool force);
+  /// Moves the domain to the host that protects it (`to` empty, or that host's name), which is
+  /// protected from there to here again. Returns when it runs there.
+  Task<Result<boost::json::value>> move(const std::string& name, std::string to);
   Task<Result<boost::json::value>> solo(const std::string& name, bool promised);
   /// What troubles the domain, and the ways out of it (agent/repair.h).
   Result<boost::json::value> repair_choices_of(const std::string& name) const;

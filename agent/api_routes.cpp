@@ -217,6 +217,12 @@ Task<Result<HttpResponse>> domain_verb(Agent& agent, std::string name, std::stri
     BOOST_OUTCOME_CO_TRY(const auto domain, co_await agent.promote(name, force));
     co_return answer(202, domain);
   }
+  if (verb == "move") {
+    BOOST_OUTCOME_TRY(const auto body, Body::parse(request.body, {"to"}));
+    BOOST_OUTCOME_TRY(auto to, body.text_or("to", ""));
+    BOOST_OUTCOME_CO_TRY(const auto moved, co_await agent.move(name, std::move(to)));
+    co_return answer(200, moved);
+  }
   if (verb == "solo") {
     BOOST_OUTCOME_CO_TRY(const auto body, Body::parse(request.body, {"promise"}));
     BOOST_OUTCOME_CO_TRY(const auto promise, body.text_or("promise", ""));

@@ -135,6 +135,11 @@ boost::json::object PromotionRecord::to_json(const std::string& domain) const {
         ms_between(timeline.last_sign_of_life.value_or(*timeline.decided), *timeline.decided);
     if (timeline.domain_resumed)
       json["promote_ms"] = ms_between(*timeline.decided, *timeline.domain_resumed);
+    // But for the way of the word, which no clock of one host can tell.
+    if (handed_over() && timeline.domain_resumed) {
+      json["stood_ms"] = static_cast<double>(stood.count()) / 1000.0 +
+                         ms_between(*timeline.decided, *timeline.domain_resumed);
+    }
   }
   return json;
 }
@@ -335,6 +340,7 @@ Task<Result<void>> BackupSession::take(transport::Frame frame) {
                                 {{"peer", record_.peer}});
         co_return promote(Promotion::Cause::primary_dead, "domain_died", now());
       }
+      if (end.kind == ProtectionEnd::Kind::yours) co_return take_over(end);
       co_return co_await carry_out(
           decisions_.on_unprotect(end.protection, decisions_.generation()));
     }
@@ -355,6 +361,20 @@ Task<Result<void>> BackupSession::take(transport::Frame frame) {
   }
   co_return fail(ErrorCode::protocol, "{} sent an unexpected {}", record_.peer,
                  transport::to_string(frame.type));
+}
+
+// The primary's word counts for the epoch at which its guest stands still, and no other.
+Result<void> BackupSession::take_over(const ProtectionEnd& word) {
+  if (word.protection != decisions_.protection() || word.generation != decisions_.generation() ||
+      word.epoch != decisions_.committed()) {
+    return fail(ErrorCode::protocol,
+                "{} hands over epoch {} of protection {}, but epoch {} of {} is held here",
+                record_.peer, word.epoch, word.protection, decisions_.committed(),
+                decisions_.protection());
+  }
+  fault_point("move.heard");
+  stood_ = std::chrono::microseconds(word.stood_us);
+  return promote(Promotion::Cause::handed_over, "handed_over", now());
 }
 
 // All of them even where one fails: what is committed has to be applied, whoever hears of it.
@@ -498,11 +518,14 @@ Result<void> BackupSession::begin_promotion(Promotion::Actions actions,
   promotion_record_ = std::make_shared<PromotionRecord>();
   promotion_record_->generation = promotion_.generation();
   promotion_record_->cause = cause_word;
+  promotion_record_->stood = stood_;
   promotion_record_->outcome = "in_progress";
   promotion_record_->timeline = promotion_.timeline();
   promotion_record_->wall_clock = std::chrono::system_clock::now();
   promotion_record_->monotonic = now();
-  services_.events.record(Severity::critical, record_.name, "promotion_started",
+  const bool planned = promotion_record_->handed_over();
+  services_.events.record(planned ? Severity::info : Severity::critical, record_.name,
+                          planned ? "move_started" : "promotion_started",
                           fmt::format("taking over from {} ({}), epoch {}", record_.peer,
                                       cause_word, decisions_.committed()),
                           {{"peer", record_.peer},
@@ -654,7 +677,9 @@ Task<void> BackupSession::announce_rounds() {
   promotion_record_->timeline = promotion_.timeline();
   promotion_record_->outcome = "promoted";
   const auto timeline = promotion_record_->to_json(record_.name);
-  services_.events.record(Severity::warning, record_.name, "promoted",
+  const bool planned = promotion_record_->handed_over();
+  services_.events.record(planned ? Severity::info : Severity::warning, record_.name,
+                          planned ? "moved" : "promoted",
                           fmt::format("runs here since epoch {}, generation {}",
                                       decisions_.committed(), promotion_.generation()),
                           timeline);

@@ -56,7 +56,8 @@ struct ReplayRecord {
 /// the session: whoever shows the record shares it.
 struct PromotionRecord {
   Generation generation;
-  std::string cause;    ///< "primary_dead", "primary_gone", "operator" or "domain_died".
+  /// "primary_dead", "primary_gone", "operator", "domain_died" or "handed_over".
+  std::string cause;
   std::string outcome;  ///< "in_progress", "promoted", "failed".
   std::string message;
   PromotionTimeline timeline;
@@ -64,7 +65,10 @@ struct PromotionRecord {
       wall_clock;  ///< The same moment as `monotonic`: turns moments into times of day.
   Instant monotonic;
   std::optional<ReplayRecord> replay;
+  /// Of a hand-over: how long the guest had stood still when the primary gave its word.
+  std::chrono::microseconds stood{0};
 
+  [[nodiscard]] bool handed_over() const { return cause == "handed_over"; }
   /// docs/api.md, "timeline".
   [[nodiscard]] boost::json::object to_json(const std::string& domain) const;
 };
@@ -137,6 +141,7 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
     std::string problem;
     Condition changed;
   };
+  Result<void> take_over(const ProtectionEnd& word);
   Task<void> fill(std::shared_ptr<transport::Link> link, std::shared_ptr<Inbox> inbox);
   Task<void> empty(std::shared_ptr<transport::Link> link, std::shared_ptr<Inbox> inbox);
   [[nodiscard]] bool serves(const std::shared_ptr<transport::Link>& link) const {
@@ -189,8 +194,9 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   std::uint64_t checkpoints_ = 0;
   std::string peer_reason_ = "NeverSeen";
   std::optional<bool> peer_reachable_;
-  std::string cause_word_;   ///< Of the promotion that waits for the arbiter.
-  Instant primary_heard_{};  ///< The last sign of life, as told with the wish.
+  std::chrono::microseconds stood_{0};  ///< Of a hand-over: see PromotionRecord.
+  std::string cause_word_;              ///< Of the promotion that waits for the arbiter.
+  Instant primary_heard_{};             ///< The last sign of life, as told with the wish.
   std::string last_problem_;
 };
 

@@ -36,6 +36,7 @@ constexpr auto kReconnectMost = milliseconds(1000);
 // The backup builds a whole domain before it answers, which takes libxl many seconds on a busy
 // host.
 constexpr auto kReplyLimit = milliseconds(120'000);
+constexpr auto kHandOverLimit = std::chrono::seconds(30);
 constexpr auto kStalledAfter = std::chrono::seconds(10);
 
 EpochPrimary::Config decisions_config(const HostServices& services, const DomainRecord& record,
@@ -48,6 +49,7 @@ EpochPrimary::Config decisions_config(const HostServices& services, const Domain
   // the same deadline.
   config.lease = services.config.deadline * 3 / 4;
   config.taken_up_again = taken_up_again;
+  config.may_have_yielded = record.handing_over;
   if (services.arbiter.may_grant_solo()) config.ask_solo_after = services.arbiter.solo_after();
   config.grants_last = services.arbiter.grants_last();
   return config;
@@ -214,7 +216,11 @@ Task<void> PrimarySession::serve_link(std::shared_ptr<Link> link) {
       carry_out(decisions_.on_acknowledged(now(), acknowledged.value().protection,
                                            acknowledged.value().generation,
                                            acknowledged.value().epoch));
-      if (decisions_.acknowledged() > before) ++checkpoints_;
+      if (decisions_.acknowledged() > before) {
+        ++checkpoints_;
+        if (record_.handing_over && decisions_.hand_over() == EpochPrimary::HandOver::none)
+          forget_hand_over();
+      }
       fault_point("checkpoint.released");
     } else if (received.value().type == FrameType::log_acknowledgement) {
       // A gate that keeps no log may have followed one that did.
@@ -337,6 +343,8 @@ void PrimarySession::report(const EpochPrimary::Report& report) {
       return tell(Severity::warning, "peer_promoting",
                   fmt::format("{} takes the domain over; this copy is mute", peer));
     case EpochPrimary::Event::superseded:
+      if (decisions_.hand_over() == EpochPrimary::HandOver::yielded)
+        return tell(Severity::info, "handed_over", fmt::format("{} runs the domain now", peer));
       return tell(Severity::warning, "superseded",
                   fmt::format("{} runs the domain; the copy here is destroyed", peer));
     case EpochPrimary::Event::newer_copy_lost:
@@ -367,6 +375,10 @@ void PrimarySession::report(const EpochPrimary::Report& report) {
     case EpochPrimary::Event::unprotected:
       return tell(Severity::info, "unprotected",
                   fmt::format("no longer protected; {} holds no image", peer));
+    case EpochPrimary::Event::hand_over_failed:
+      return tell(Severity::warning, "move_failed",
+                  fmt::format("it goes on here, and was not moved to {}: {}", peer,
+                              last_problem_.empty() ? "the link broke" : last_problem_));
     case EpochPrimary::Event::acknowledgement_refused:
       return tell(Severity::warning, "acknowledgement_refused",
                   fmt::format("{} acknowledged epoch {}, which this protection did not send", peer,
@@ -376,7 +388,12 @@ void PrimarySession::report(const EpochPrimary::Report& report) {
 
 Task<void> PrimarySession::perform(EpochPrimary::Action action) {
   if (const auto* capture_wanted = std::get_if<EpochPrimary::SealAndCapture>(&action)) {
-    co_await capture(capture_wanted->epoch, Upon::epoch_before);
+    co_await capture(capture_wanted->epoch, Upon::epoch_before,
+                     capture_wanted->stay_paused ? Afterwards::stay_paused : Afterwards::resume);
+  } else if (const auto* yielded = std::get_if<EpochPrimary::Yield>(&action)) {
+    co_await yield(yielded->epoch);
+  } else if (std::holds_alternative<EpochPrimary::ResumeGuest>(action)) {
+    co_await resume_guest();
   } else if (const auto* synchronise_wanted = std::get_if<EpochPrimary::Synchronise>(&action)) {
     co_await synchronise(synchronise_wanted->epoch);
   } else if (const auto* persist = std::get_if<EpochPrimary::PersistGeneration>(&action)) {
@@ -610,9 +627,10 @@ Task<Result<void>> PrimarySession::send_begin(EpochId epoch, EpochId base,
 
 // --- one epoch ---
 
-Task<void> PrimarySession::capture(EpochId epoch, Upon upon) {
-  auto captured = co_await capture_steps(epoch, upon);
-  if (gate_ != nullptr) gate_->let_in();
+Task<void> PrimarySession::capture(EpochId epoch, Upon upon, Afterwards afterwards) {
+  auto captured = co_await capture_steps(epoch, upon, afterwards);
+  // Before a guest that is about to leave nothing needs to lie.
+  if (gate_ != nullptr && !standing_since_) gate_->let_in();
   if (!captured) co_await give_up(epoch, captured.error());
 }
 
@@ -652,7 +670,7 @@ Task<Result<void>> PrimarySession::resume() {
   co_return resumed;
 }
 
-Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
+Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon, Afterwards afterwards) {
   Pause pause;
   const auto part = [&pause](PausePart which) -> double& {
     return pause.parts[static_cast<std::size_t>(which)];
@@ -704,13 +722,17 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   }
   const Instant saved = now();
   part(PausePart::device_state) = microseconds_between(copy_done, saved);
-  BOOST_OUTCOME_CO_TRY(co_await resume());
+  if (afterwards == Afterwards::stay_paused && rest) {
+    standing_since_ = stopped;
+  } else {
+    BOOST_OUTCOME_CO_TRY(co_await resume());
+  }
   const Instant resumed = now();
   part(PausePart::resume) = microseconds_between(saved, resumed);
   if (!rest) co_return rest.error();
 
-  fault_point("checkpoint.captured");
-  pauses_.add(pause);
+  fault_point(standing_since_ ? "move.captured" : "checkpoint.captured");
+  if (!standing_since_) pauses_.add(pause);
   const std::uint64_t looked_at = count_pages(carried_over_);
   carried_over_.clear();
   carry_out(decisions_.on_captured(resumed, epoch));
@@ -731,6 +753,33 @@ Task<Result<void>> PrimarySession::capture_steps(EpochId epoch, Upon upon) {
   decisions_.on_sent(epoch);
   fault_point("checkpoint.sent");
   co_return ok();
+}
+
+// The word of a hand-over. Once it is sent this side cannot take it back.
+Task<void> PrimarySession::yield(EpochId epoch) {
+  const auto stood =
+      standing_since_
+          ? std::chrono::duration_cast<std::chrono::microseconds>(now() - *standing_since_)
+          : std::chrono::microseconds(0);
+  const ProtectionEnd word{.kind = ProtectionEnd::Kind::yours,
+                           .protection = decisions_.protection(),
+                           .reason = "moved by an operator",
+                           .epoch = epoch,
+                           .generation = decisions_.generation(),
+                           .stood_us = static_cast<std::uint64_t>(stood.count())};
+  fault_point("move.yielded");
+  if (auto said = co_await send(FrameType::protection_end, encode(word)); !said)
+    last_problem_ = said.error().message();  // It is said again over the next link.
+  fault_point("move.said");
+}
+
+Task<void> PrimarySession::resume_guest() {
+  if (!std::exchange(standing_since_, std::nullopt)) co_return;
+  if (auto resumed = co_await resume(); !resumed) {
+    last_problem_ = resumed.error().message();
+    services_.events.record(Severity::critical, record_.name, "resume_failed",
+                            fmt::format("the guest stands still: {}", last_problem_));
+  }
 }
 
 // What the backup announces after a promotion: each interface's addresses, in the order of the
@@ -769,6 +818,39 @@ Task<Result<void>> PrimarySession::unprotect() {
                    "{} has not confirmed that its image is gone; output stays held", record_.peer);
   }
   co_return ok();
+}
+
+Task<Result<void>> PrimarySession::hand_over() {
+  const auto self = shared_from_this();
+  // Before the word can be given: see EpochPrimary::Config::may_have_yielded.
+  record_.handing_over = true;
+  if (auto saved = services_.store.save(record_); !saved) {
+    record_.handing_over = false;
+    co_return saved.error();
+  }
+  auto actions = decisions_.on_hand_over(now());
+  if (!actions) {
+    forget_hand_over();
+    co_return actions.error();
+  }
+  carry_out(actions.value());
+  const auto settled = [this] {
+    return ended_ || decisions_.hand_over() == EpochPrimary::HandOver::none;
+  };
+  const bool known = co_await changed_.wait_until(settled, now() + kHandOverLimit);
+  if (decisions_.state() == EpochPrimary::State::superseded) co_return ok();
+  if (known) co_return fail(ErrorCode::failed, "{} goes on here: {}", record_.name, last_problem_);
+  co_return fail(ErrorCode::timed_out,
+                 "{} was given to {}, which has not said that it runs there: it is mute here until "
+                 "that is known",
+                 record_.name, record_.peer);
+}
+
+void PrimarySession::forget_hand_over() {
+  record_.handing_over = false;
+  // Where this fails, an agent that is started next does not ask the arbiter as soon as it might.
+  if (auto saved = services_.store.save(record_); !saved)
+    spdlog::warn("domain={} {}", record_.name, saved.error().message());
 }
 
 Task<void> PrimarySession::abandon() {

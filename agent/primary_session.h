@@ -77,6 +77,10 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   Task<Result<void>> solo();
   /// Ends the protection with the backup's consent. Returns when the gate is open.
   Task<Result<void>> unprotect();
+  /// Moves the domain to the backup: a last checkpoint, then the domain runs there and is destroyed
+  /// here; the session ends as superseded. Returns when that is certain. On an error the domain
+  /// goes on here, or (timed_out) what became of it is not known yet and this side stays mute.
+  Task<Result<void>> hand_over();
   /// Ends the session because the domain is being stopped; the backup is told. Returns when nothing
   /// of the session is at work on the domain any more. The gate stays closed: see remove_gate().
   Task<void> abandon();
@@ -129,8 +133,12 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   /// What a paused capture completes: the epoch's own checkpoint upon the one before, or a complete
   /// copy under way.
   enum class Upon { epoch_before, this_copy };
-  Task<void> capture(EpochId epoch, Upon upon);
-  Task<Result<void>> capture_steps(EpochId epoch, Upon upon);
+  enum class Afterwards { resume, stay_paused };
+  Task<void> capture(EpochId epoch, Upon upon, Afterwards afterwards = Afterwards::resume);
+  Task<Result<void>> capture_steps(EpochId epoch, Upon upon, Afterwards afterwards);
+  Task<void> yield(EpochId epoch);
+  void forget_hand_over();
+  Task<void> resume_guest();
   Task<void> give_up(EpochId epoch, Error error);
   Task<Result<void>> send_begin(EpochId epoch, EpochId base, std::uint64_t dirty_pages);
   Task<Result<void>> send(transport::FrameType type, std::vector<std::byte> payload);
@@ -158,6 +166,7 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
                        ///< unprotect() wait for it.
   Condition drive_ended_;
   std::deque<EpochPrimary::Action> pending_;
+  std::optional<Instant> standing_since_;  ///< The guest, left standing by a hand-over's capture.
   bool driving_ = false;  ///< drive() has not ended: it may be in the middle of a capture.
   bool ended_ = false;
   bool farewell_ = false;  ///< The backup was told of the end over the link that stands.

@@ -13,10 +13,11 @@ constexpr std::size_t kHeartbeatDomainsMax = 1024;
 
 constexpr std::array kRoles = {PeerRole::none, PeerRole::holding, PeerRole::promoting,
                                PeerRole::running};
-constexpr std::array<std::pair<ProtectionEnd::Kind, std::string_view>, 3> kEndKinds = {{
+constexpr std::array<std::pair<ProtectionEnd::Kind, std::string_view>, 4> kEndKinds = {{
     {ProtectionEnd::Kind::discard, "discard"},
     {ProtectionEnd::Kind::domain_died, "domain_died"},
     {ProtectionEnd::Kind::discarded, "discarded"},
+    {ProtectionEnd::Kind::yours, "yours"},
 }};
 
 Result<PeerRole> role_from(std::string_view text) {
@@ -198,8 +199,14 @@ std::vector<std::byte> encode(const ProtectionEnd& message) {
   for (const auto& [value, name] : kEndKinds) {
     if (value == message.kind) kind = name;
   }
-  return json_octets(
-      {{"kind", kind}, {"protection", message.protection.value}, {"reason", message.reason}});
+  json::object object = {
+      {"kind", kind}, {"protection", message.protection.value}, {"reason", message.reason}};
+  if (message.kind == ProtectionEnd::Kind::yours) {
+    object["epoch"] = message.epoch.value;
+    object["generation"] = message.generation.value;
+    object["stood_us"] = message.stood_us;
+  }
+  return json_octets(object);
 }
 
 Result<ProtectionEnd> decode_protection_end(std::span<const std::byte> payload) {
@@ -209,10 +216,14 @@ Result<ProtectionEnd> decode_protection_end(std::span<const std::byte> payload) 
     message.reason = text_at(object, "reason");
     const std::string kind = text_at(object, "kind");
     for (const auto& [value, name] : kEndKinds) {
-      if (name == kind) {
-        message.kind = value;
-        return message;
+      if (name != kind) continue;
+      message.kind = value;
+      if (value == ProtectionEnd::Kind::yours) {
+        message.epoch = EpochId(number_at(object, "epoch"));
+        message.generation = Generation(number_at(object, "generation"));
+        message.stood_us = number_at(object, "stood_us");
       }
+      return message;
     }
     return fail(ErrorCode::bad_data, "protection_end: unknown kind '{}'", kind);
   });

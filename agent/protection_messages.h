@@ -51,13 +51,17 @@ struct ProtectionReply {
 };
 
 /// Ends a protection. Primary to backup: 'drop the image' (`discard`), or 'the domain died under
-/// me, take over' (`domain_died`). Backup to primary: 'the image is gone' (`discarded`), as an
-/// answer or on its own when the backup resigns.
+/// me, take over' (`domain_died`), or 'it stands still here since `epoch`, and is yours' (`yours`,
+/// the word of a hand-over). Backup to primary: 'the image is gone' (`discarded`), as an answer or
+/// on its own when the backup resigns.
 struct ProtectionEnd {
-  enum class Kind { discard, domain_died, discarded };
+  enum class Kind { discard, domain_died, discarded, yours };
   Kind kind = Kind::discard;
   ProtectionId protection;
-  std::string reason;  ///< For people.
+  std::string reason;          ///< For people.
+  EpochId epoch = {};          ///< Only of `yours`, as what follows.
+  Generation generation = {};  ///< The primary's.
+  std::uint64_t stood_us = 0;  ///< For how long the guest had stood still when this was sent.
 };
 
 /// What a host says of one domain in its heartbeats.

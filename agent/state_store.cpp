@@ -44,6 +44,7 @@ std::string to_text(const DomainRecord& record, std::uint64_t serial) {
       {"solo", record.solo},
       {"protect_again", record.protect_again},
       {"renewal", record.renewal},
+      {"handing_over", record.handing_over},
       {"replay", record.replay},
       {"note", record.note},
       {"config", record.config},
@@ -82,6 +83,8 @@ Result<Stored> from_text(const std::string& text) {
     record.protect_again = json.at("protect_again").as_bool();
     if (const auto* replay = json.as_object().if_contains("replay")) record.replay = *replay;
     if (const auto* renewal = json.as_object().if_contains("renewal")) record.renewal = *renewal;
+    if (const auto* handing_over = json.as_object().if_contains("handing_over"))
+      record.handing_over = handing_over->as_bool();
     record.config = json.at("config");
     record.runtime = json.at("runtime");
     // Schema 1 had neither.

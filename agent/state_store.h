@@ -58,6 +58,8 @@ struct DomainRecord {
   /// So after a promotion, after the backup's resignation, solo, and where the agent was stopped in
   /// good order.
   bool protect_again = false;
+  /// Primary: a hand-over was begun, and its end is not known (PrimarySession::hand_over).
+  bool handing_over = false;
   std::string note;            ///< For people: why it is retired.
   boost::json::value replay;   ///< ReplayOptions (replay_options.h), or null.
   boost::json::value renewal;  ///< RenewalPolicy (renewal_policy.h), or null.

@@ -53,6 +53,16 @@ EpochPrimary::Actions EpochPrimary::on_link_up(Instant now, const PeerView& peer
   if (over() || state_ == State::solo || trouble_) return actions;
 
   const bool holds_ours = peer.role == PeerRole::holding && peer.protection == config_.protection;
+  if (hand_over_ == HandOver::yielded) {
+    if (holds_ours && peer.generation == config_.generation && peer.committed == captured_) {
+      // It has not heard the word, or not acted upon it yet.
+      actions.push_back(Yield{captured_});
+      return actions;
+    }
+    // Whoever runs a domain has raised its generation on disk before: this one never ran it, and
+    // holds nothing any more that it could run.
+    cancel_hand_over(actions);
+  }
   if (unprotecting_) {
     // The confirmation may have been lost with the old connection; 'I hold nothing of yours' is
     // the same word.
@@ -94,6 +104,7 @@ EpochPrimary::Actions EpochPrimary::on_link_down(Instant) {
   retry_at_.reset();
   if (over() || state_ == State::solo) return actions;
   if (capturing_) orphaned_ = true;
+  if (hand_over_ == HandOver::wanted || hand_over_ == HandOver::captured) cancel_hand_over(actions);
   lose_backup(actions);
   return actions;
 }
@@ -115,12 +126,18 @@ EpochPrimary::Actions EpochPrimary::on_captured(Instant now, EpochId epoch) {
   orphaned_ = false;
   if (state_ == State::superseded) return actions;
   if (state_ == State::solo || state_ == State::ended) {
+    if (hand_over_ != HandOver::none) cancel_hand_over(actions);
     // The pause of this capture closed the gate after it had been opened for good.
     actions.push_back(OpenGate{});
     return actions;
   }
   captured_ = epoch;
   dirty_lost_ = false;
+  if (hand_over_ == HandOver::capturing) {
+    hand_over_ = HandOver::captured;
+    // The link broke, or the peer became none, while it was being captured.
+    if (orphaned || trouble_) cancel_hand_over(actions);
+  }
   if (orphaned) {
     // Its end was never sent, so a first checkpoint exposes nothing.
     if (!exposed_) actions.push_back(OpenGate{});
@@ -140,6 +157,7 @@ EpochPrimary::Actions EpochPrimary::on_capture_failed(Instant now) {
   const bool orphaned = orphaned_;
   orphaned_ = false;
   if (state_ == State::superseded) return actions;
+  if (hand_over_ != HandOver::none) cancel_hand_over(actions);
   if (state_ == State::solo || state_ == State::ended) {
     actions.push_back(OpenGate{});
     return actions;
@@ -191,6 +209,7 @@ EpochPrimary::Actions EpochPrimary::on_acknowledged(Instant now, ProtectionId pr
   const Instant captured_at = acknowledged->captured_at;
   unacknowledged_.erase(unacknowledged_.begin(), acknowledged + 1);
   acknowledged_ = epoch;
+  config_.may_have_yielded = false;  // A word for an older epoch is void from here on.
   // It has read the end of the epoch, which we sent after the capture.
   heard_at_ = std::max(heard_at_.value_or(captured_at), captured_at);
   release_if_allowed(now, actions);
@@ -272,6 +291,7 @@ EpochPrimary::Actions EpochPrimary::on_generation_persisted(Instant, Generation 
   highest_seen_ = std::max(highest_seen_, generation);
   state_ = State::solo;
   retry_at_.reset();
+  if (hand_over_ != HandOver::none && hand_over_ != HandOver::capturing) cancel_hand_over(actions);
   actions.push_back(OpenGate{});
   actions.push_back(Report{Event::went_solo, captured_});
   return actions;
@@ -294,6 +314,8 @@ Result<EpochPrimary::Actions> EpochPrimary::on_unprotect(Instant) {
     end(actions);
     return actions;
   }
+  if (hand_over_ != HandOver::none)
+    return fail(ErrorCode::try_again, "unprotect: the domain is being handed over");
   if (!link_up_ || trouble_) {
     return fail(ErrorCode::unavailable,
                 "unprotect: the backup cannot be asked to discard its image; if it is certain that "
@@ -304,6 +326,19 @@ Result<EpochPrimary::Actions> EpochPrimary::on_unprotect(Instant) {
   return actions;
 }
 
+Result<EpochPrimary::Actions> EpochPrimary::on_hand_over(Instant now) {
+  if (over())
+    return fail(ErrorCode::no_such, "hand-over: this protection is over ({})", to_string(state_));
+  if (hand_over_ != HandOver::none)
+    return fail(ErrorCode::exists, "hand-over: the domain is being handed over already");
+  if (state_ != State::protecting || !link_up_ || trouble_ || unprotecting_ || going_solo_)
+    return fail(ErrorCode::unavailable,
+                "hand-over: the backup is not warm (state {}): nothing is moved",
+                unprotecting_ ? "unprotecting" : to_string(state_));
+  hand_over_ = HandOver::wanted;
+  return on_capture_wanted(now);
+}
+
 EpochPrimary::Actions EpochPrimary::on_discarded(Instant, ProtectionId protection) {
   Actions actions;
   if (over() || state_ == State::solo || protection != config_.protection) return actions;
@@ -312,6 +347,7 @@ EpochPrimary::Actions EpochPrimary::on_discarded(Instant, ProtectionId protectio
     return actions;
   }
   // The backup's own decision (its operator's): it is no backup any more.
+  if (hand_over_ != HandOver::none && hand_over_ != HandOver::capturing) cancel_hand_over(actions);
   peer_committed_ = EpochId{};
   lose_backup(actions);
   return actions;
@@ -394,6 +430,9 @@ void EpochPrimary::bar(Event event, Actions& actions) {
   if (event != Event::newer_copy_lost) going_solo_.reset();
   if (trouble_ == event) return;
   trouble_ = event;
+  // As it was asked to: no trouble worth telling.
+  if (hand_over_ == HandOver::yielded && event == Event::peer_promoting) return;
+  if (hand_over_ == HandOver::wanted || hand_over_ == HandOver::captured) cancel_hand_over(actions);
   actions.push_back(Report{event, captured_});
   if (state_ != State::solo) lose_backup(actions);
 }
@@ -432,14 +471,25 @@ void EpochPrimary::capture_if_due(Instant now, Actions& actions) {
   // new beat begins, because epochs are not made up for.
   const Instant on_beat = next_capture_ + config_.interval;
   next_capture_ = on_beat > now ? on_beat : now + config_.interval;
-  actions.push_back(SealAndCapture{issued_, captured_});
+  const bool last = hand_over_ == HandOver::wanted;
+  if (last) hand_over_ = HandOver::capturing;
+  actions.push_back(SealAndCapture{issued_, captured_, last});
 }
 
 void EpochPrimary::release_if_allowed(Instant now, Actions& actions) {
-  if (trouble_ || acknowledged_ <= released_) return;
+  if (trouble_ || hand_over_ == HandOver::yielded || acknowledged_ <= released_) return;
   if (!heard_at_ || now >= *heard_at_ + config_.lease) return;
   released_ = acknowledged_;
   actions.push_back(Release{released_});
+  if (hand_over_ != HandOver::captured || released_ != captured_ || !link_up_) return;
+  hand_over_ = HandOver::yielded;
+  actions.push_back(Yield{captured_});
+}
+
+void EpochPrimary::cancel_hand_over(Actions& actions) {
+  hand_over_ = HandOver::none;
+  actions.push_back(ResumeGuest{});
+  actions.push_back(Report{Event::hand_over_failed, captured_});
 }
 
 void EpochPrimary::lose_backup(Actions& actions) {
@@ -511,6 +561,8 @@ std::string_view to_string(EpochPrimary::Event event) {
       return "went_solo";
     case EpochPrimary::Event::unprotected:
       return "unprotected";
+    case EpochPrimary::Event::hand_over_failed:
+      return "hand_over_failed";
     case EpochPrimary::Event::acknowledgement_refused:
       return "acknowledgement_refused";
   }

@@ -38,6 +38,16 @@
 //   for a while, and goes solo by the grant. Who has the grant keeps it: the backup will get none
 //   within this protection. So a grant that comes after the backup is back is acted upon all the
 //   same; the agent then protects anew.
+// - Hand-over, the planned move to the backup. The last capture leaves the guest standing still;
+//   when it is acknowledged and everything up to it is released, *the word* is given: 'yours'.
+//   Until then whatever goes wrong is answered by letting the guest go on. From the word on this
+//   side releases nothing, captures nothing and asks no arbiter, whatever it hears, because the
+//   backup may run the domain without waiting for our lease: the word is its proof. (An agent that
+//   is restarted does not know whether it gave the word; that it was about to is on disk before:
+//   may_have_yielded.) If the link breaks right then, the next hello tells: the backup runs it, or
+//   is about to (ours is destroyed); it still holds that epoch (the word is given again); or it
+//   holds nothing any more and has not raised the generation, so that it can never have run it (the
+//   guest goes on here).
 // - A domain that has spoken alone (solo) is never destroyed by itself, even where a peer claims
 //   to run it too: that is a split brain, somebody's promise was broken, and a person must choose.
 //
@@ -105,13 +115,19 @@ class EpochPrimary {
     /// True when the agent was restarted under a running protected domain: the backup may hold a
     /// promotable image, so the gate is closed from the start.
     bool taken_up_again = false;
+    /// The agent that was restarted had begun a hand-over: it may have given the word. The arbiter,
+    /// which knows nothing of it, is not asked before the backup has acknowledged a new epoch.
+    /// (Found by the simulator: the old side had the new one fenced, and spoke.)
+    bool may_have_yielded = false;
   };
 
   /// Pause the domain, seal the gate and the input log with `epoch`, copy, resume; then encode and
-  /// send against what epoch `base` left in the mirror.
+  /// send against what epoch `base` left in the mirror. `stay_paused`: do not resume, if all went
+  /// well; ResumeGuest comes if it has to.
   struct SealAndCapture {
     EpochId epoch;
     EpochId base;
+    bool stay_paused = false;
   };
   /// Copy the domain live, then end with a consistent checkpoint `epoch` (sealed like any other).
   /// `base` not 0: the backup still holds that epoch whole; a sender that knows every page written
@@ -143,6 +159,12 @@ class EpochPrimary {
   struct PersistGeneration {
     Generation generation;
   };
+  /// Give the backup the word that the domain is its own from `epoch` on. May be given again.
+  struct Yield {
+    EpochId epoch;
+  };
+  /// Let the guest go on that a capture has left standing. Nothing if it runs.
+  struct ResumeGuest {};
   /// Tell the backup to discard its image and confirm (on_discarded).
   struct AskDiscard {};
   /// The domain runs elsewhere under `generation`: destroy the copy here, drop what is held.
@@ -169,15 +191,16 @@ class EpochPrimary {
     arbiter_refused,         ///< It stays mute.
     went_solo,               ///< By the operator's word, or by a grant (see solo_by_grant).
     unprotected,             ///< The backup confirmed; gate open.
+    hand_over_failed,        ///< The guest goes on here.
     acknowledgement_refused  ///< Of another protection, generation or an epoch never captured.
   };
   struct Report {
     Event event;
     EpochId epoch;  ///< Where one is meant, else 0.
   };
-  using Action =
-      std::variant<SealAndCapture, Synchronise, Release, OpenGate, AskArbiter, ForgetClaim,
-                   PersistGeneration, AskDiscard, DestroyDomain, Reconnect, Report>;
+  using Action = std::variant<SealAndCapture, Synchronise, Release, OpenGate, AskArbiter,
+                              ForgetClaim, PersistGeneration, AskDiscard, Yield, ResumeGuest,
+                              DestroyDomain, Reconnect, Report>;
   using Actions = std::vector<Action>;
 
   explicit EpochPrimary(const Config& config);
@@ -224,6 +247,9 @@ class EpochPrimary {
   void on_persist_failed();
   /// End the protection. Refused while the backup cannot be reached (solo is the word for that).
   Result<Actions> on_unprotect(Instant now);
+  /// Move the domain to the backup, which holds it warm. Refused unless epochs run. Ends in
+  /// superseded, or with hand_over() back at `none`.
+  Result<Actions> on_hand_over(Instant now);
   /// The backup has discarded its image of `protection`.
   Actions on_discarded(Instant now, ProtectionId protection);
   /// The next capture is wanted at once: the input log is too long (replay/release_rule.h).
@@ -262,6 +288,15 @@ class EpochPrimary {
   }
   /// True while a due capture waits because `in_flight_max` epochs are under way.
   [[nodiscard]] bool stretched() const { return stretched_; }
+  /// How far a hand-over has come.
+  enum class HandOver {
+    none,
+    wanted,     ///< The next capture is the last.
+    capturing,  ///< It is under way.
+    captured,   ///< The guest stands still; the backup has not acknowledged yet.
+    yielded,    ///< The word was given: this side is mute until it hears what became of it.
+  };
+  [[nodiscard]] HandOver hand_over() const { return hand_over_; }
   /// True once the backup may hold an image that it could promote: from then on the gate opens only
   /// by acknowledgements, solo, or a confirmed unprotect.
   [[nodiscard]] bool exposed() const { return exposed_; }
@@ -279,15 +314,17 @@ class EpochPrimary {
   [[nodiscard]] bool speaks_alone() const { return state_ == State::solo || !exposed_; }
   [[nodiscard]] bool can_capture() const {
     return !over() && state_ != State::solo && link_up_ && !trouble_ && !unprotecting_ &&
-           !going_solo_ && !capturing_;
+           !going_solo_ && !capturing_ && hand_over_ != HandOver::captured &&
+           hand_over_ != HandOver::yielded;
   }
   /// Mute for want of a backup, with an arbiter that could help.
   [[nodiscard]] bool wants_right() const {
     return config_.ask_solo_after && state_ == State::backup_lost && exposed_ && !link_up_ &&
-           !going_solo_ && !trouble_;
+           !going_solo_ && !trouble_ && hand_over_ != HandOver::yielded &&
+           !config_.may_have_yielded;
   }
   [[nodiscard]] bool can_use_grant() const {
-    return !over() && state_ != State::solo && !going_solo_ &&
+    return !over() && state_ != State::solo && !going_solo_ && hand_over_ != HandOver::yielded &&
            (!trouble_ || *trouble_ == Event::newer_copy_lost);
   }
   void claim_if_due(Instant now, Actions& actions);
@@ -298,6 +335,7 @@ class EpochPrimary {
   void start_synchronise(EpochId base, Actions& actions);
   void capture_if_due(Instant now, Actions& actions);
   void release_if_allowed(Instant now, Actions& actions);
+  void cancel_hand_over(Actions& actions);
   void lose_backup(Actions& actions);
   void end(Actions& actions);
 
@@ -308,6 +346,7 @@ class EpochPrimary {
   bool stretched_ = false;
   bool ever_protected_ = false;
   bool unprotecting_ = false;
+  HandOver hand_over_ = HandOver::none;
   /// A capture or synchronisation was asked for and not yet answered.
   bool capturing_ = false;
   /// The running capture belongs to a connection that is gone: its result helps nobody.

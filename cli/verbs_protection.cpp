@@ -183,6 +183,36 @@ Result<int> protect(Session& session, const Arguments& arguments) {
   return wait_for_protection(session, arguments, interrupt, name);
 }
 
+Result<int> move(Session& session, const Arguments& arguments) {
+  const std::string name = arguments.text("NAME");
+  BOOST_OUTCOME_TRY(const std::string target, domain_target(name));
+  BOOST_OUTCOME_TRY(const Reply before, session.client.get(target));
+  const std::string state = text_at(before.json, "state");
+  const std::string backup = text_at(before.json, "peer");
+  std::string to = backup;
+  if (arguments.has("--to")) {
+    BOOST_OUTCOME_TRY(to, checked_name(arguments.text("--to")));
+  }
+  if (state != "protected") {
+    return fail(ErrorCode::usage,
+                "{} is {}: a domain moves to the host that holds it warm; protect it there first",
+                name, state);
+  }
+  if (arguments.has("--dry-run")) {
+    session.terminal.talk(fmt::format(
+        "{0} would stand still for some ten milliseconds, run on {1} from there on, and be "
+        "protected from {1} to here.\nNothing was done.\n",
+        name, to));
+    return 0;
+  }
+  BOOST_OUTCOME_TRY(session.client.post(target + "/move", {{"to", to}}, Patience::asks_other_host));
+  session.terminal.talk(fmt::format(
+      "{0} runs on {1}, which protects it to here; 'understudy timeline {0}' there has the "
+      "phases\n",
+      name, to));
+  return 0;
+}
+
 Result<int> unprotect(Session& session, const Arguments& arguments) {
   const std::string name = arguments.text("NAME");
   BOOST_OUTCOME_TRY(const std::string target, domain_target(name, "/unprotect"));
@@ -330,6 +360,22 @@ CommandFamily protection_verbs() {
            .exits = {{107, "the backup cannot be reached: 'understudy solo' is the verb for that"}},
            .examples = {{"understudy unprotect web1", "Before maintenance of the backup"}},
            .run = unprotect},
+          {.path = "move",
+           .summary = "Hand a protected domain over to its backup",
+           .description =
+               "A last checkpoint, then the domain runs on the backup, which has it warm, and is "
+               "protected from there to this host. Clients keep their connections. Until the "
+               "backup has the word the domain goes on here whatever happens; from then on this "
+               "host is mute until it knows what became of it.",
+           .positionals = {domain_positional()},
+           .options = {{.flags = "--to", .value = "HOST", .help = "The host that protects it"},
+                       {.flags = "--dry-run", .value = "", .help = "Only say what would be done"}},
+           .exits = {{1, "it was not moved, and goes on here"},
+                     {64, "it has no warm backup, or --to is another host"},
+                     {69, "the backup is not warm at this moment"},
+                     {124, "the backup has not said yet that it runs it"}},
+           .examples = {{"understudy move web1", "Before maintenance of this host"}},
+           .run = move},
           {.path = "set",
            .summary = "Change how a domain is replicated, and to which hosts",
            .description =

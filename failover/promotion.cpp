@@ -22,17 +22,19 @@ std::optional<Promotion::Refusal> Promotion::refusal(Cause cause) const {
     case EpochBackup::State::ready:
       break;
   }
-  if (cause != Cause::operator_word && !config_.automatic) return Refusal::forbidden;
+  const bool by_itself = cause == Cause::primary_dead || cause == Cause::primary_gone;
+  if (by_itself && !config_.automatic) return Refusal::forbidden;
   return std::nullopt;
 }
 
 Promotion::Actions Promotion::on_wanted(Instant now, Cause cause, Instant last_sign_of_life) {
   if (auto why_not = refusal(cause)) return {Refused{*why_not}};
-  const bool by_hand = cause == Cause::operator_word;
+  const bool by_word = cause == Cause::operator_word || cause == Cause::handed_over;
   if (phase_ == Phase::asking) {
-    if (!by_hand) return {};
+    if (!by_word) return {};
     arbiter_.forget(*claim_);
   }
+  handed_over_ |= cause == Cause::handed_over;
   timeline_ = {};
   timeline_.last_sign_of_life = last_sign_of_life;
   timeline_.asked = now;
@@ -42,7 +44,7 @@ Promotion::Actions Promotion::on_wanted(Instant now, Cause cause, Instant last_s
   // An operator's word is a promise of what an arbiter would find out (docs/failure-model.md). And
   // who has been granted it once and failed since (a full disk) does not ask again: the arbiter may
   // have forgotten, and nobody else can have got the right.
-  const bool has_right = by_hand || backup_.state() == EpochBackup::State::promoting;
+  const bool has_right = by_word || backup_.state() == EpochBackup::State::promoting;
   return on_arbiter(now, has_right ? Arbiter::Answer::granted : arbiter_.ask(*claim_),
                     last_sign_of_life);
 }
@@ -89,7 +91,7 @@ Promotion::Actions Promotion::decide(Instant now, Instant last_sign_of_life) {
   // Our last acknowledgement proves to the primary that we heard it, whatever the detector knows.
   const Instant heard =
       std::max(last_sign_of_life, backup_.last_acknowledged_at().value_or(Instant::min()));
-  not_before_ = heard + config_.silence;
+  not_before_ = handed_over_ ? now : heard + config_.silence;
   return {PersistGeneration{generation_}};
 }
 

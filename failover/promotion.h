@@ -14,7 +14,8 @@
 //
 // Why there is a wait: the primary may act on our last acknowledgement as long as its lease allows
 // (checkpoint/epoch_primary.h). An automatic promotion has waited that long already, by detection;
-// one by hand, with the primary alive, waits here.
+// one by hand, with the primary alive, waits here. Only a hand-over need not: the primary has given
+// its word after its last release.
 //
 // Awkward cases:
 // - The primary's host crashes and is back before the deadline: it is never silent for long enough,
@@ -88,6 +89,8 @@ class Promotion {
   enum class Cause {
     primary_dead,  ///< The failure detector's verdict.
     primary_gone,  ///< Its host lives and says that it does not run the domain any more.
+    handed_over,   ///< The primary's word: it stands still, and will never speak again. That is the
+                   ///< right to run, so no arbiter is asked; and there is no lease to wait for.
     operator_word  ///< `understudy promote`: the arbiter is not asked. With one, a promise that the
                    ///< primary does not run solo and will not.
   };
@@ -165,6 +168,7 @@ class Promotion {
   Arbiter& arbiter_;
   Phase phase_ = Phase::idle;
   bool persisted_ = false;
+  bool handed_over_ = false;  ///< By the primary's word.
   /// The primary's host has said `none` since it last said anything else.
   bool gone_ = false;
   Generation generation_;

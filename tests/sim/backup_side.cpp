@@ -16,6 +16,7 @@ void World::make_backup(Host& host, ProtectionId protection, Generation generati
   host.image = Image{};
   write(host, std::max(host.disk.generation, generation));
   host.disk.protection = protection;
+  host.disk.handing_over = false;
   host.backup = std::make_unique<EpochBackup>(protection, host.disk.generation);
   host.decided = host.peer_gone = false;
   Promotion::Config config;
@@ -78,6 +79,14 @@ void World::receive_as_backup(Host& host, std::size_t number, const Message& mes
     case Message::Kind::end:
       receive_end(host, message);
       return;
+    case Message::Kind::yours:
+      // Of another epoch it would be a mixture of words: the connection ends, the next hello tells.
+      if (!host.promotion || host.backup->protection() != message.protection ||
+          host.backup->generation() != message.generation ||
+          host.backup->committed() != message.epoch) {
+        return break_connection(number);
+      }
+      return want_promotion(host, Promotion::Cause::handed_over);
     case Message::Kind::ask_discard:
       if (host.backup) {
         act(host, host.backup->on_unprotect(message.protection, message.generation));
@@ -213,9 +222,9 @@ void World::wish_promotion(Host& host) {
 
 void World::want_promotion(Host& host, Promotion::Cause cause) {
   act(host, host.promotion->on_wanted(clock(host), cause, host.detector->last_sign_of_life()));
-  if (count_decision(host) && cause == Promotion::Cause::operator_word) {
-    reached(Reached::promotion_by_hand);
-  }
+  if (!count_decision(host)) return;
+  if (cause == Promotion::Cause::operator_word) reached(Reached::promotion_by_hand);
+  if (cause == Promotion::Cause::handed_over) reached(Reached::handed_over);
 }
 
 bool World::count_decision(Host& host) {

@@ -127,6 +127,8 @@ class World {
   void perform(Host& host, const EpochPrimary::ForgetClaim& claim);
   static Arbiter::Claim claim_of_primary(const Host& host, Generation generation);
   void ask_as_primary(Host& host, Generation generation);
+  void perform(Host& host, const EpochPrimary::Yield& yielded);
+  void perform(Host& host, const EpochPrimary::ResumeGuest&);
   void perform(Host& host, const EpochPrimary::AskDiscard&);
   void perform(Host& host, const EpochPrimary::DestroyDomain& destroy);
   void perform(Host& host, const EpochPrimary::Reconnect&) { break_connection(host.link); }
@@ -139,7 +141,7 @@ class World {
   void copy_live(Host& host, EpochId epoch, std::size_t link, std::size_t page);
   void send_page(const Host& host, std::size_t link, std::size_t page, const GuestState& state);
 
-  void final_pause(Host& host, EpochId epoch, EpochId base, bool copy);
+  void final_pause(Host& host, EpochId epoch, EpochId base, bool copy, bool stay);
   void transmit_epoch(Host& host, std::size_t link, EpochId epoch, EpochId base, bool full,
                       std::uint32_t mask, const GuestState& state);
 
@@ -260,6 +262,7 @@ class World {
   Time spoken_at_ = 0;
   int steady_ = 0;
   bool lost_ = false;
+  bool asked_to_move_ = false;
   bool finished_ = false;
 
   bool incremental_ = false;

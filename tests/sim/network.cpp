@@ -168,8 +168,13 @@ void World::receive_as_primary(Host& host, std::size_t number, const Message& me
   }
   if (host.link != number) return;
   if (message.kind == Message::Kind::acknowledge) {
+    const EpochId before = host.primary->acknowledged();
     act(host, host.primary->on_acknowledged(clock(host), message.protection, message.generation,
                                             message.epoch));
+    if (host.primary && host.primary->acknowledged() > before &&
+        host.primary->hand_over() == EpochPrimary::HandOver::none) {
+      host.disk.handing_over = false;
+    }
     if (host.primary && host.primary->released() < host.primary->acknowledged() &&
         host.primary->state() == EpochPrimary::State::protecting) {
       reached(Reached::lease_withheld_output);

@@ -15,6 +15,7 @@ EpochPrimary::Config World::primary_config(const Host& host) const {
     config.lease = std::chrono::hours(1);
   }
   if (arbiter_kind_ != ArbiterKind::none) config.ask_solo_after = std::chrono::milliseconds(300);
+  config.may_have_yielded = host.disk.handing_over;
   config.grants_last = arbiter_kind_ != ArbiterKind::fence;
   return config;
 }
@@ -23,6 +24,7 @@ void World::protect(Host& host) {
   // The books are opened first; where that fails nothing begins.
   if (now_ < arbiter_down_until_ && arbiter_kind_ == ArbiterKind::etcd) return;
   host.disk.protection = ProtectionId{++protections_};
+  host.disk.handing_over = false;
   book_.clear();
   book_[host.disk.protection] = {host.disk.generation, host.id, false};
   host.disk.voice = false;
@@ -109,6 +111,15 @@ void World::operate() {
         host->solo_said = true;
         act(*host, actions.value());
       }
+    }
+  } else if (options_.hand_over ? !std::exchange(asked_to_move_, true)
+                                : options_.random_faults && !calm() && random_.once_in(5)) {
+    if (auto actions = host->primary->on_hand_over(clock(*host))) {
+      tell("the operator moves the domain away from host {}", host->id);
+      host->disk.handing_over = true;
+      act(*host, actions.value());
+    } else {
+      asked_to_move_ = false;
     }
   } else if (!calm() && options_.random_faults && random_.once_in(8)) {
     auto actions = host->primary->on_unprotect(clock(*host));

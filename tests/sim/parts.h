@@ -27,7 +27,7 @@ inline constexpr Time kMs = 1000;
 
 /// One record on a bulk connection.
 struct Message {
-  enum class Kind { hello, welcome, begin, page, end, acknowledge, ask_discard, discarded };
+  enum class Kind { hello, welcome, begin, page, end, acknowledge, ask_discard, discarded, yours };
   Kind kind = Kind::hello;
   ProtectionId protection;
   Generation generation;
@@ -115,7 +115,8 @@ struct Image {
 /// What survives a crash.
 struct Disk {
   Generation generation{1};
-  bool voice = false;  ///< The domain runs here unprotected (or solo).
+  bool voice = false;         ///< The domain runs here unprotected (or solo).
+  bool handing_over = false;  ///< A hand-over was begun: the word may have been given.
   ProtectionId protection;
 };
 

@@ -16,7 +16,29 @@ void World::act(Host& host, const EpochPrimary::Actions& actions) {
 }
 
 void World::perform(Host& host, const EpochPrimary::SealAndCapture& capture) {
-  final_pause(host, capture.epoch, capture.base, false);
+  final_pause(host, capture.epoch, capture.base, false, capture.stay_paused);
+}
+
+void World::perform(Host& host, const EpochPrimary::Yield& yielded) {
+  tell("host {} gives the word for epoch {}", host.id, yielded.epoch);
+  reached(Reached::word_given);
+  Message word;
+  word.kind = Message::Kind::yours;
+  word.protection = host.primary->protection();
+  word.generation = host.primary->generation();
+  word.epoch = yielded.epoch;
+  send(host.link, host, word);
+  if (options_.canary == Canary::speak_after_the_word) {
+    after(host, 60 * kMs, [this, &host] {
+      if (!host.domain || !host.primary) return;
+      host.domain->paused = false;
+      host.gate.open(deliver_from(host));
+    });
+  }
+}
+
+void World::perform(Host& host, const EpochPrimary::ResumeGuest&) {
+  host.domain->paused = false;
 }
 
 void World::perform(Host& host, const EpochPrimary::Synchronise& copy) {
@@ -27,7 +49,7 @@ void World::perform(Host& host, const EpochPrimary::Synchronise& copy) {
     for (const auto& [epoch, mask] : host.masks) {
       if (epoch > copy.base) host.domain->dirty |= mask;
     }
-    final_pause(host, copy.epoch, copy.base, true);
+    final_pause(host, copy.epoch, copy.base, true, false);
     return;
   }
   host.domain->dirty = 0;
@@ -110,6 +132,8 @@ void World::note(const Host& host, const EpochPrimary::Report& report) {
       return reached(Reached::went_solo);
     case EpochPrimary::Event::unprotected:
       return reached(Reached::unprotected);
+    case EpochPrimary::Event::hand_over_failed:
+      return reached(Reached::hand_over_failed);
     default:
       return;
   }
@@ -140,7 +164,7 @@ void World::copy_live(Host& host, EpochId epoch, std::size_t link, std::size_t p
     return;
   }
   if (page == kPages) {
-    final_pause(host, epoch, EpochId{}, true);
+    final_pause(host, epoch, EpochId{}, true, false);
     return;
   }
   send_page(host, link, page, host.domain->state);
@@ -157,7 +181,7 @@ void World::send_page(const Host& host, std::size_t link, std::size_t page,
   send(link, host, message);
 }
 
-void World::final_pause(Host& host, EpochId epoch, EpochId base, bool copy) {
+void World::final_pause(Host& host, EpochId epoch, EpochId base, bool copy, bool stay) {
   const std::size_t link = host.link;
   const Instance instance = host.domain->instance;
   host.domain->paused = true;
@@ -165,10 +189,10 @@ void World::final_pause(Host& host, EpochId epoch, EpochId base, bool copy) {
   const bool fails =
       options_.random_faults && !calm() && (host.fail_captures || random_.once_in(150));
   after(host, random_.between(kMs, 4 * kMs),
-        [this, &host, epoch, base, copy, link, fails, instance] {
+        [this, &host, epoch, base, copy, stay, link, fails, instance] {
           if (!host.domain || host.domain->instance != instance) return;
           Domain& domain = *host.domain;
-          domain.paused = false;
+          domain.paused = stay && !fails && host.primary;
           const GuestState state = domain.state;
           const std::uint32_t mask = std::exchange(domain.dirty, 0);
           if (!host.primary) return;

@@ -21,7 +21,7 @@ std::uint64_t number_from(const char* variable, std::uint64_t fallback) {
   return asked != nullptr ? std::strtoull(asked, nullptr, 0) : fallback;
 }
 
-constexpr std::size_t kStoryLines = 60;
+constexpr std::size_t kStoryLines = 200;
 
 /// Plays a failing schedule again, and tells the end of its story.
 void tell_story(const Options& options) {
@@ -86,9 +86,11 @@ TEST(Schedules, a_seed_replays_exactly) {
 }
 
 /// Strikes one host before its first, second, third … event, until the schedule ends before that.
-void sweep(Fault fault, int host) {
+void sweep(Fault fault, int host, bool hand_over = false) {
   for (std::uint64_t step = 0;; ++step) {
-    const Options options{.random_faults = false, .planned = Options::Planned{fault, host, step}};
+    const Options options{.random_faults = false,
+                          .planned = Options::Planned{fault, host, step},
+                          .hand_over = hand_over};
     const Outcome outcome = run(options);
     const bool lost_by_one_fault = outcome.lost && outcome.whole_when_struck;
     if (!outcome.violation.empty() || lost_by_one_fault) tell_story(options);
@@ -135,6 +137,46 @@ TEST(Sweep, heartbeats_lost_before_the_primarys_nth_step) {
   sweep(Fault::lose_heartbeats, 0);
 }
 
+// The same while the domain is handed over: host 0 gives it away, host 1 takes it.
+TEST(HandOverSweep, without_a_fault_the_domain_moves) {
+  const Outcome outcome = run({.random_faults = false, .hand_over = true});
+  EXPECT_EQ(outcome.violation, "");
+  EXPECT_EQ(outcome.reached[static_cast<std::size_t>(Reached::handed_over)], 1U);
+}
+TEST(HandOverSweep, source_crashes_before_its_nth_step) {
+  sweep(Fault::crash, 0, true);
+}
+TEST(HandOverSweep, target_crashes_before_its_nth_step) {
+  sweep(Fault::crash, 1, true);
+}
+TEST(HandOverSweep, sources_agent_restarts_before_its_nth_step) {
+  sweep(Fault::restart_agent, 0, true);
+}
+TEST(HandOverSweep, targets_agent_restarts_before_its_nth_step) {
+  sweep(Fault::restart_agent, 1, true);
+}
+TEST(HandOverSweep, source_stalls_before_its_nth_step) {
+  sweep(Fault::stall, 0, true);
+}
+TEST(HandOverSweep, target_stalls_before_its_nth_step) {
+  sweep(Fault::stall, 1, true);
+}
+TEST(HandOverSweep, link_breaks_before_the_sources_nth_step) {
+  sweep(Fault::break_link, 0, true);
+}
+TEST(HandOverSweep, link_breaks_before_the_targets_nth_step) {
+  sweep(Fault::break_link, 1, true);
+}
+TEST(HandOverSweep, nothing_reaches_the_target_from_the_sources_nth_step_on) {
+  sweep(Fault::cut_one_way, 0, true);
+}
+TEST(HandOverSweep, nothing_reaches_the_source_from_the_targets_nth_step_on) {
+  sweep(Fault::cut_one_way, 1, true);
+}
+TEST(HandOverSweep, partition_before_the_sources_nth_step) {
+  sweep(Fault::cut_both_ways, 0, true);
+}
+
 /// A wrong rule must be found within the first few thousand of the schedules that every test run
 /// plays, and by the checker that is meant for it.
 void expect_found(Canary canary, std::string_view by,
@@ -179,6 +221,9 @@ TEST(Canary, voice_before_the_generation_is_stored_is_found) {
 }
 TEST(Canary, trust_in_an_arbiter_that_lost_its_data_is_found) {
   expect_found(Canary::trust_empty_arbiter, "", ArbiterKind::etcd);
+}
+TEST(Canary, word_that_is_taken_back_by_a_timeout_is_found) {
+  expect_found(Canary::speak_after_the_word, "");
 }
 TEST(Canary, promotion_cut_off_and_forgotten_is_found) {
   expect_found(Canary::cut_off_forgets, "");

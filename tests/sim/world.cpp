@@ -246,7 +246,10 @@ std::string_view name_of(Reached what) {
                                                                  "fenced",
                                                                  "arbiter_lost_its_data",
                                                                  "late_echo_after_a_freeze",
-                                                                 "write_lost_in_a_crash"};
+                                                                 "write_lost_in_a_crash",
+                                                                 "word_given",
+                                                                 "handed_over",
+                                                                 "hand_over_failed"};
   return kNames[static_cast<std::size_t>(what)];
 }
 

@@ -39,6 +39,7 @@ enum class Canary {
   unprotect_unconfirmed,       ///< The gate opens when unprotect is asked, not when confirmed.
   speak_before_stored,         ///< What is written counts as written before it is.
   trust_empty_arbiter,         ///< An arbiter that has lost its data grants whoever asks first.
+  speak_after_the_word,        ///< A primary that has handed over speaks again, hearing nothing.
   cut_off_forgets,             ///< A promotion that an agent's end cuts off leaves no generation.
 };
 
@@ -100,8 +101,11 @@ enum class Reached {
   arbiter_lost_its_data,
   late_echo_after_a_freeze,
   write_lost_in_a_crash,
+  word_given,
+  handed_over,
+  hand_over_failed,
 };
-inline constexpr std::size_t kReached = 35;
+inline constexpr std::size_t kReached = 38;
 /// The name of `what` as it is written above.
 std::string_view name_of(Reached what);
 
@@ -119,7 +123,8 @@ struct Options {
   std::optional<Planned> planned;
   /// Without it: drawn from the seed if faults are random, else none.
   std::optional<ArbiterKind> arbiter;
-  bool trace = false;  ///< Keep what happens, line by line.
+  bool hand_over = false;  ///< In a calm world: the operator moves the domain once.
+  bool trace = false;      ///< Keep what happens, line by line.
 };
 
 struct Outcome {
