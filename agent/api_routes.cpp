@@ -218,8 +218,8 @@ Task<Result<HttpResponse>> domain_verb(Agent& agent, std::string name, std::stri
     co_return answer(202, domain);
   }
   if (verb == "move") {
-    BOOST_OUTCOME_TRY(const auto body, Body::parse(request.body, {"to"}));
-    BOOST_OUTCOME_TRY(auto to, body.text_or("to", ""));
+    BOOST_OUTCOME_CO_TRY(const auto body, Body::parse(request.body, {"to"}));
+    BOOST_OUTCOME_CO_TRY(auto to, body.text_or("to", ""));
     BOOST_OUTCOME_CO_TRY(const auto moved, co_await agent.move(name, std::move(to)));
     co_return answer(200, moved);
   }
