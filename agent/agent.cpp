@@ -1518,8 +1518,6 @@ Task<void> Agent::end_backup(std::string name, BackupEnd end, std::unique_ptr<Do
   entry.promotion = session->promotion_record();
   entry.replay_gate = std::move(replay_gate);
   entry.conditions.clear();
-  // Handed over in good health: the roles are swapped, and the other host is to be the backup now.
-  entry.record.protect_again = entry.promotion && entry.promotion->handed_over();
   become_voice(entry, std::move(promoted));
   watch_exit(entry);
   peers_->tell_now();

@@ -529,5 +529,122 @@ TEST_F(WithArbiter, grant_does_not_stand_against_a_backup_that_runs_the_domain) 
   EXPECT_TRUE(one.on_arbiter(at(450), kGeneration.next(), true).empty());
 }
 
+// --- hand-over ---
+
+class HandOver : public EpochPrimaryTest {
+ protected:
+  /// Asked at 10 ms; the last epoch is 2, captured at 11 ms, its guest standing still.
+  void capture_the_last() {
+    protect();
+    auto actions = primary.on_hand_over(at(10));
+    ASSERT_TRUE(actions);
+    const auto captures = all<Primary::SealAndCapture>(actions.value());
+    ASSERT_EQ(captures.size(), 1U) << "at once, whatever the interval";
+    EXPECT_TRUE(captures[0].stay_paused);
+    EXPECT_FALSE(has<Primary::Yield>(primary.on_captured(at(11), EpochId{2})));
+  }
+  void give_the_word() {
+    capture_the_last();
+    ASSERT_TRUE(has<Primary::Yield>(acknowledge(13, 2)));
+  }
+};
+
+TEST_F(HandOver, word_follows_the_release_of_everything_and_nothing_follows_the_word) {
+  capture_the_last();
+  EXPECT_FALSE(has<Primary::SealAndCapture>(primary.on_tick(at(40)))) << "the guest stands still";
+  const auto actions = acknowledge(41, 2);
+  ASSERT_EQ(actions.size(), 2U);
+  EXPECT_TRUE(std::holds_alternative<Primary::Release>(actions[0]));
+  EXPECT_TRUE(std::holds_alternative<Primary::Yield>(actions[1]));
+  EXPECT_TRUE(primary.on_tick(at(500)).empty());
+  EXPECT_TRUE(primary.on_peer_heard(at(500), at(499)).empty());
+  EXPECT_EQ(primary.next_deadline(), kNever);
+}
+
+TEST_F(HandOver, output_that_the_lease_withholds_keeps_the_word_back) {
+  capture_the_last();
+  EXPECT_FALSE(has<Primary::Yield>(acknowledge(600, 2))) << "read late";
+  EXPECT_TRUE(has<Primary::Yield>(primary.on_peer_heard(at(610), at(605))));
+}
+
+TEST_F(HandOver, broken_link_before_the_word_lets_the_guest_go_on) {
+  capture_the_last();
+  const auto actions = primary.on_link_down(at(12));
+  EXPECT_TRUE(has<Primary::ResumeGuest>(actions));
+  EXPECT_TRUE(reports(actions, Primary::Event::hand_over_failed));
+  EXPECT_FALSE(has<Primary::ResumeGuest>(primary.on_link_up(at(30), holding(2)))) << "once";
+}
+
+TEST_F(HandOver, link_that_breaks_in_the_capture_is_no_reason_to_stand_still) {
+  protect();
+  ASSERT_TRUE(primary.on_hand_over(at(10)));
+  EXPECT_FALSE(has<Primary::ResumeGuest>(primary.on_link_down(at(10)))) << "it is not paused yet";
+  EXPECT_TRUE(has<Primary::ResumeGuest>(primary.on_captured(at(11), EpochId{2})));
+}
+
+TEST_F(HandOver, broken_link_after_the_word_is_answered_by_the_next_hello) {
+  give_the_word();
+  EXPECT_FALSE(has<Primary::ResumeGuest>(primary.on_link_down(at(14))));
+  const auto again = primary.on_link_up(at(60), holding(2));
+  EXPECT_TRUE(has<Primary::Yield>(again)) << "it still holds what it was given";
+  EXPECT_FALSE(has<Primary::SealAndCapture>(again));
+  primary.on_link_down(at(70));
+  const auto gone = primary.on_link_up(at(90), running(4));
+  EXPECT_TRUE(has<Primary::DestroyDomain>(gone));
+}
+
+TEST_F(HandOver, backup_that_lost_its_image_and_never_ran_it_gives_the_domain_back) {
+  give_the_word();
+  primary.on_link_down(at(14));
+  const auto actions = primary.on_link_up(at(60), nothing());
+  EXPECT_TRUE(has<Primary::ResumeGuest>(actions));
+  EXPECT_TRUE(has<Primary::Synchronise>(actions));
+}
+
+TEST_F(HandOver, backup_that_raised_the_generation_and_lost_the_domain_does_not) {
+  give_the_word();
+  primary.on_link_down(at(14));
+  const auto actions = primary.on_link_up(at(60), {{}, kGeneration.next(), {}, PeerRole::none});
+  EXPECT_FALSE(has<Primary::ResumeGuest>(actions));
+  EXPECT_TRUE(reports(actions, Primary::Event::newer_copy_lost)) << "clients may have heard it";
+}
+
+TEST_F(HandOver, arbiter_is_not_asked_by_who_has_given_the_word_or_may_have) {
+  auto asking = config();
+  asking.ask_solo_after = std::chrono::milliseconds(300);
+  primary = Primary(asking);
+  give_the_word();
+  primary.on_link_down(at(14));
+  EXPECT_FALSE(has<Primary::AskArbiter>(primary.on_tick(at(5000))));
+  asking.taken_up_again = asking.may_have_yielded = true;
+  primary = Primary(asking);
+  primary.on_tick(at(0));
+  EXPECT_FALSE(has<Primary::AskArbiter>(primary.on_tick(at(5000)))) << "after a restart";
+  // A new epoch is acknowledged: a word for an older one is void.
+  primary.on_link_up(at(6000), nothing());
+  primary.on_captured(at(6001), EpochId{1});
+  acknowledge(6002, 1);
+  primary.on_link_down(at(6010));
+  primary.on_tick(at(6011));
+  EXPECT_TRUE(has<Primary::AskArbiter>(primary.on_tick(at(7000))));
+}
+
+TEST_F(HandOver, backup_that_is_not_warm_is_refused) {
+  EXPECT_EQ(primary.on_hand_over(at(0)).error().code(), ErrorCode::unavailable);
+  protect();
+  primary.on_link_down(at(10));
+  EXPECT_EQ(primary.on_hand_over(at(11)).error().code(), ErrorCode::unavailable);
+}
+
+TEST_F(HandOver, solo_after_the_word_is_the_operators_promise_and_wakes_the_guest) {
+  give_the_word();
+  primary.on_link_down(at(14));
+  auto said = primary.on_operator_solo(at(1000));
+  ASSERT_TRUE(said);
+  const auto actions = primary.on_generation_persisted(at(1001), Generation{4});
+  EXPECT_TRUE(has<Primary::ResumeGuest>(actions));
+  EXPECT_TRUE(has<Primary::OpenGate>(actions));
+}
+
 }  // namespace
 }  // namespace understudy

@@ -100,6 +100,15 @@ TEST_F(PromotionTest, last_commit_is_in_the_image_before_the_domain_runs) {
   EXPECT_EQ(promotion.timeline().last_epoch_applied, at(215));
 }
 
+TEST_F(PromotionTest, hand_over_waits_for_no_lease_and_asks_nobody) {
+  commit(0);
+  arbiter.answer = Arbiter::Answer::refused;
+  EXPECT_TRUE(
+      has<Promotion::PersistGeneration>(promotion.on_wanted(at(1), Cause::handed_over, at(1))));
+  EXPECT_TRUE(arbiter.asked.empty());
+  EXPECT_TRUE(has<Promotion::ResumeDomain>(promotion.on_generation_persisted(at(2))));
+}
+
 TEST_F(PromotionTest, incomplete_image_is_an_event_not_a_promotion) {
   backup.on_begin(ProtectionId{77}, Generation{3}, EpochId{1}, EpochId{0});
   expect_refused(promotion.on_wanted(at(210), Cause::primary_dead, at(0)),
