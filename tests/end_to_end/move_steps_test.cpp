@@ -42,8 +42,10 @@ class MoveSteps : public ProtectedGuest {
     scene->arm(host, point + "=kill");
     ASSERT_OK(scene->start_agent(host));
     ASSERT_NO_FATAL_FAILURE(find_primary());
-    // Its answer depends on what dies.
-    (void)scene->understudy(primary_, {"move", "web1"}, 60s);
+    // Its answer depends on what dies, and may be long in coming.
+    const std::jthread asked([this, from = primary_] {
+      (void)scene->understudy(from, {"move", "web1"}, 60s);
+    });
     auto ended = scene->agent(host).wait(30s);
     ASSERT_TRUE(ended.has_value()) << "was never reached";
     ASSERT_EQ(ended.value(), 128 + SIGKILL);
