@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/json.hpp>
 
@@ -52,7 +53,13 @@ Renewal::Choice Agent::next_backup(const Entry& entry, Renewal& renewal) const {
   std::vector<Renewal::Host> ring;
   for (const auto& host : policy_of(entry).hosts)
     ring.push_back({host, self_.peers->find(host) != nullptr, heard(host)});
-  return renewal.choose(now(), ring, config_.name, entry.record.peer);
+  if (entry.promotion == nullptr || !entry.promotion->handed_over())
+    return renewal.choose(now(), ring, config_.name, entry.record.peer);
+  // It came here by a move: nobody was lost, and roles are swapped.
+  if (const auto giver = std::ranges::find(ring, entry.record.peer, &Renewal::Host::name);
+      giver != ring.end())
+    std::rotate(ring.begin(), giver, ring.end());
+  return renewal.choose(now(), ring, config_.name, "");
 }
 
 Task<void> Agent::keep_renewed() {
