@@ -10,6 +10,7 @@
 #include <boost/asio/detached.hpp>
 #include <boost/json.hpp>
 
+#include "agent/agent_claim.h"
 #include "agent/metrics.h"
 #include "agent/replay_options.h"
 #include "base/fault_point.h"
@@ -106,28 +107,6 @@ std::string_view reason_of(const PeerWatch::View& view) {
 }
 
 }  // namespace
-
-class Agent::Claim {
- public:
-  explicit Claim(Entry& entry) : entry_(entry.busy ? nullptr : &entry) {
-    if (entry_ != nullptr) entry_->busy = true;
-  }
-  ~Claim() { release(); }
-  Claim(const Claim&) = delete;
-  Claim& operator=(const Claim&) = delete;
-  [[nodiscard]] bool valid() const { return entry_ != nullptr; }
-  /// Lets go early: the entry is about to be erased.
-  void release() {
-    if (entry_ != nullptr) entry_->busy = false;
-    entry_ = nullptr;
-  }
-  static Error refused(const std::string& name) {
-    return fail(ErrorCode::try_again, "another request is at work on {}", name);
-  }
-
- private:
-  Entry* entry_;
-};
 
 // --- coming and going ---
 
@@ -1036,34 +1015,6 @@ Task<Result<json::value>> Agent::promote(const std::string& name, bool force) {
   co_return json::value(status_of(*entry));
 }
 
-Task<Result<json::value>> Agent::move(const std::string& name, std::string to) {
-  BOOST_OUTCOME_CO_TRY(auto* entry, find_running(name));
-  const auto kept = entries_.at(name);  // It goes when the domain has gone.
-  Claim claim(*entry);
-  if (!claim.valid()) co_return Claim::refused(name);
-  if (to == config_.name)
-    co_return fail(ErrorCode::exists, "{} runs on {} already", name, config_.name);
-  if (!entry->primary)
-    co_return fail(ErrorCode::usage,
-                   "{} has no warm backup to move to: protect it first, then move it", name);
-  if (to.empty()) to = entry->record.peer;
-  if (to != entry->record.peer)
-    co_return fail(ErrorCode::usage,
-                   "{} is protected with {}: only that host is warm; unprotect it and protect it "
-                   "to {} to move it there",
-                   name, entry->record.peer, to);
-  events_.record(Severity::info, name, "move_started", fmt::format("handing it over to {}", to),
-                 {{"peer", to}});
-  const auto session = entry->primary;
-  BOOST_OUTCOME_CO_TRY(co_await session->hand_over());
-  // The copy here is being destroyed; until it is gone this host is busy with the domain, and the
-  // other one, which wants it as its backup, is told to try again.
-  while (entries_.contains(name) && entries_.at(name) == kept)
-    co_await sleep_for(std::chrono::milliseconds(1));
-  const json::object moved = {{"domain", name}, {"from", config_.name}, {"to", to}};
-  co_return json::value(moved);
-}
-
 Task<Result<json::value>> Agent::solo(const std::string& name, bool promised) {
   BOOST_OUTCOME_CO_TRY(auto* entry, find_running(name));
   Claim claim(*entry);
@@ -1519,6 +1470,12 @@ Task<void> Agent::end_backup(std::string name, BackupEnd end, std::unique_ptr<Do
   entry.replay_gate = std::move(replay_gate);
   entry.conditions.clear();
   become_voice(entry, std::move(promoted));
+  if (entry.promotion->handed_over() && entry.promotion->next_backup.empty()) {
+    // It was not protected where it came from.
+    entry.record.protect_again = false;
+    if (auto saved = save(entry); !saved)
+      spdlog::error("domain={} {}", name, saved.error().message());
+  }
   watch_exit(entry);
   peers_->tell_now();
 }

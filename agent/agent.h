@@ -102,8 +102,10 @@ class Agent {
                                                     boost::json::array& findings);
   Task<Result<boost::json::value>> unprotect(const std::string& name);
   Task<Result<boost::json::value>> promote(const std::string& name, bool force);
-  /// Moves the domain to the host that protects it (`to` empty, or that host's name), which is
-  /// protected from there to here again. Returns when it runs there.
+  /// Moves the domain to `to`, and returns when it runs there. Empty, or the host that protects it:
+  /// a hand-over; that host is protected from there to here. Another one: its memory is copied
+  /// there first, as for a protection; a domain that was protected is not meanwhile, and from its
+  /// new place it is protected to its old backup again. On an error it goes on here.
   Task<Result<boost::json::value>> move(const std::string& name, std::string to);
   Task<Result<boost::json::value>> solo(const std::string& name, bool promised);
   /// What troubles the domain, and the ways out of it (agent/repair.h).
@@ -164,6 +166,8 @@ class Agent {
   [[nodiscard]] bool heard(const std::string& peer) const;
   void on_news_of_third(Entry& entry, const std::string& peer, const HeartbeatDomain& news);
 
+  /// Part of move(): copies the domain to `to` until that host holds it warm.
+  Task<Result<void>> make_warm(std::string name, std::string to);
   Result<Entry*> find(const std::string& name) const;
   /// The entry, which must run here.
   Result<Entry*> find_running(const std::string& name) const;

@@ -55,10 +55,11 @@ Renewal::Choice Agent::next_backup(const Entry& entry, Renewal& renewal) const {
     ring.push_back({host, self_.peers->find(host) != nullptr, heard(host)});
   if (entry.promotion == nullptr || !entry.promotion->handed_over())
     return renewal.choose(now(), ring, config_.name, entry.record.peer);
-  // It came here by a move: nobody was lost, and roles are swapped.
-  if (const auto giver = std::ranges::find(ring, entry.record.peer, &Renewal::Host::name);
-      giver != ring.end())
-    std::rotate(ring.begin(), giver, ring.end());
+  // It came here by a move: nobody was lost, and it was said who is the first.
+  if (const auto first =
+          std::ranges::find(ring, entry.promotion->next_backup, &Renewal::Host::name);
+      first != ring.end())
+    std::rotate(ring.begin(), first, ring.end());
   return renewal.choose(now(), ring, config_.name, "");
 }
 

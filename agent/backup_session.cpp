@@ -374,6 +374,7 @@ Result<void> BackupSession::take_over(const ProtectionEnd& word) {
   }
   fault_point("move.heard");
   stood_ = std::chrono::microseconds(word.stood_us);
+  next_backup_ = word.next_backup;
   return promote(Promotion::Cause::handed_over, "handed_over", now());
 }
 
@@ -519,6 +520,7 @@ Result<void> BackupSession::begin_promotion(Promotion::Actions actions,
   promotion_record_->generation = promotion_.generation();
   promotion_record_->cause = cause_word;
   promotion_record_->stood = stood_;
+  promotion_record_->next_backup = next_backup_;
   promotion_record_->outcome = "in_progress";
   promotion_record_->timeline = promotion_.timeline();
   promotion_record_->wall_clock = std::chrono::system_clock::now();

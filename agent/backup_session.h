@@ -67,6 +67,7 @@ struct PromotionRecord {
   std::optional<ReplayRecord> replay;
   /// Of a hand-over: how long the guest had stood still when the primary gave its word.
   std::chrono::microseconds stood{0};
+  std::string next_backup;  ///< Of a hand-over: who is to be the backup here; empty: nobody.
 
   [[nodiscard]] bool handed_over() const { return cause == "handed_over"; }
   /// docs/api.md, "timeline".
@@ -195,6 +196,7 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   std::string peer_reason_ = "NeverSeen";
   std::optional<bool> peer_reachable_;
   std::chrono::microseconds stood_{0};  ///< Of a hand-over: see PromotionRecord.
+  std::string next_backup_;             ///< The same.
   std::string cause_word_;              ///< Of the promotion that waits for the arbiter.
   Instant primary_heard_{};             ///< The last sign of life, as told with the wish.
   std::string last_problem_;

@@ -766,6 +766,7 @@ Task<void> PrimarySession::yield(EpochId epoch) {
                            .reason = "moved by an operator",
                            .epoch = epoch,
                            .generation = decisions_.generation(),
+                           .next_backup = next_backup_,
                            .stood_us = static_cast<std::uint64_t>(stood.count())};
   fault_point("move.yielded");
   if (auto said = co_await send(FrameType::protection_end, encode(word)); !said)
@@ -820,8 +821,9 @@ Task<Result<void>> PrimarySession::unprotect() {
   co_return ok();
 }
 
-Task<Result<void>> PrimarySession::hand_over() {
+Task<Result<void>> PrimarySession::hand_over(std::string next_backup) {
   const auto self = shared_from_this();
+  next_backup_ = std::move(next_backup);
   // Before the word can be given: see EpochPrimary::Config::may_have_yielded.
   record_.handing_over = true;
   if (auto saved = services_.store.save(record_); !saved) {

@@ -77,10 +77,11 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   Task<Result<void>> solo();
   /// Ends the protection with the backup's consent. Returns when the gate is open.
   Task<Result<void>> unprotect();
-  /// Moves the domain to the backup: a last checkpoint, then the domain runs there and is destroyed
-  /// here; the session ends as superseded. Returns when that is certain. On an error the domain
-  /// goes on here, or (timed_out) what became of it is not known yet and this side stays mute.
-  Task<Result<void>> hand_over();
+  /// Moves the domain to the backup, to be protected from there to `next_backup` (empty: to
+  /// nobody): a last checkpoint, then the domain runs there and is destroyed here; the session ends
+  /// as superseded. Returns when that is certain. On an error the domain goes on here, or
+  /// (timed_out) what became of it is not known yet and this side stays mute.
+  Task<Result<void>> hand_over(std::string next_backup);
   /// Ends the session because the domain is being stopped; the backup is told. Returns when nothing
   /// of the session is at work on the domain any more. The gate stays closed: see remove_gate().
   Task<void> abandon();
@@ -166,6 +167,7 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
                        ///< unprotect() wait for it.
   Condition drive_ended_;
   std::deque<EpochPrimary::Action> pending_;
+  std::string next_backup_;                ///< Of a hand-over.
   std::optional<Instant> standing_since_;  ///< The guest, left standing by a hand-over's capture.
   bool driving_ = false;  ///< drive() has not ended: it may be in the middle of a capture.
   bool ended_ = false;

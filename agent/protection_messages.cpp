@@ -204,6 +204,7 @@ std::vector<std::byte> encode(const ProtectionEnd& message) {
   if (message.kind == ProtectionEnd::Kind::yours) {
     object["epoch"] = message.epoch.value;
     object["generation"] = message.generation.value;
+    object["next_backup"] = message.next_backup;
     object["stood_us"] = message.stood_us;
   }
   return json_octets(object);
@@ -221,6 +222,7 @@ Result<ProtectionEnd> decode_protection_end(std::span<const std::byte> payload) 
       if (value == ProtectionEnd::Kind::yours) {
         message.epoch = EpochId(number_at(object, "epoch"));
         message.generation = Generation(number_at(object, "generation"));
+        message.next_backup = text_at(object, "next_backup");
         message.stood_us = number_at(object, "stood_us");
       }
       return message;

@@ -61,6 +61,7 @@ struct ProtectionEnd {
   std::string reason;          ///< For people.
   EpochId epoch = {};          ///< Only of `yours`, as what follows.
   Generation generation = {};  ///< The primary's.
+  std::string next_backup;     ///< Who is to be its backup there; empty: nobody.
   std::uint64_t stood_us = 0;  ///< For how long the guest had stood still when this was sent.
 };
 

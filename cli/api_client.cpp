@@ -146,10 +146,21 @@ Error refusal(const Answer& answer) {
 }
 
 /// Sends one request and waits for a 2xx answer.
+std::chrono::seconds limit_of(Patience patience) {
+  switch (patience) {
+    case Patience::short_while:
+      return std::chrono::seconds(12);
+    case Patience::asks_other_host:
+      return std::chrono::seconds(35);
+    case Patience::copies_memory:
+      return std::chrono::hours(1);
+  }
+  return std::chrono::seconds(12);
+}
+
 Result<Answer> perform(const ApiClient::Settings& settings, http::verb method,
                        std::string_view target, std::string body, Patience patience) {
-  const std::chrono::milliseconds limit = settings.timeout.value_or(
-      patience == Patience::short_while ? std::chrono::seconds(12) : std::chrono::seconds(35));
+  const std::chrono::milliseconds limit = settings.timeout.value_or(limit_of(patience));
   http::request<http::string_body> request(method, std::string(target), 11);
   request.set(http::field::host, "agent");
   request.set(http::field::user_agent, "understudy/" UNDERSTUDY_VERSION);

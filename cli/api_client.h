@@ -27,6 +27,7 @@ struct Reply {
 enum class Patience {
   short_while,      ///< 12 s: the agent answers by itself.
   asks_other_host,  ///< 35 s: the agent has to ask its peer.
+  copies_memory,    ///< An hour: a domain's memory goes over the link.
 };
 
 /// Speaks to one agent. Cheap to copy.

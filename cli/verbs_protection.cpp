@@ -193,23 +193,26 @@ Result<int> move(Session& session, const Arguments& arguments) {
   if (arguments.has("--to")) {
     BOOST_OUTCOME_TRY(to, checked_name(arguments.text("--to")));
   }
-  if (state != "protected") {
-    return fail(ErrorCode::usage,
-                "{} is {}: a domain moves to the host that holds it warm; protect it there first",
-                name, state);
-  }
+  const bool warm = state == "protected" && to == backup;
+  if (to.empty())
+    return fail(ErrorCode::usage, "{} is {} and has no backup: say --to HOST", name, state);
   if (arguments.has("--dry-run")) {
     session.terminal.talk(fmt::format(
-        "{0} would stand still for some ten milliseconds, run on {1} from there on, and be "
-        "protected from {1} to here.\nNothing was done.\n",
-        name, to));
+        "{0} would {2}stand still for some ten milliseconds and run on {1} from there on.\n"
+        "Nothing was done.\n",
+        name, to, warm ? "" : "be copied while it runs, not protected meanwhile, then "));
     return 0;
   }
-  BOOST_OUTCOME_TRY(session.client.post(target + "/move", {{"to", to}}, Patience::asks_other_host));
-  session.terminal.talk(fmt::format(
-      "{0} runs on {1}, which protects it to here; 'understudy timeline {0}' there has the "
-      "phases\n",
-      name, to));
+  if (!warm) {
+    session.terminal.talk(fmt::format(
+        "Copying {0} to {1} while it runs; 'understudy status {0} --watch' shows how far it is, "
+        "'understudy unprotect {0}' breaks it off\n",
+        name, to));
+  }
+  BOOST_OUTCOME_TRY(session.client.post(
+      target + "/move", {{"to", to}}, warm ? Patience::asks_other_host : Patience::copies_memory));
+  session.terminal.talk(
+      fmt::format("{0} runs on {1}; 'understudy timeline {0}' there has the phases\n", name, to));
   return 0;
 }
 
@@ -361,20 +364,25 @@ CommandFamily protection_verbs() {
            .examples = {{"understudy unprotect web1", "Before maintenance of the backup"}},
            .run = unprotect},
           {.path = "move",
-           .summary = "Hand a protected domain over to its backup",
+           .summary = "Move a domain to its backup, or to any paired host",
            .description =
                "A last checkpoint, then the domain runs on the backup, which has it warm, and is "
                "protected from there to this host. Clients keep their connections. Until the "
                "backup has the word the domain goes on here whatever happens; from then on this "
-               "host is mute until it knows what became of it.",
+               "host is mute until it knows what became of it.\n\nTo another host than its "
+               "backup the domain is copied first, while it runs (live migration). It is not "
+               "protected meanwhile; from its new place it is protected to its old backup again, "
+               "if it had one.",
            .positionals = {domain_positional()},
-           .options = {{.flags = "--to", .value = "HOST", .help = "The host that protects it"},
+           .options = {{.flags = "--to", .value = "HOST", .help = "Where to (the backup)"},
                        {.flags = "--dry-run", .value = "", .help = "Only say what would be done"}},
            .exits = {{1, "it was not moved, and goes on here"},
-                     {64, "it has no warm backup, or --to is another host"},
+                     {64, "it has no backup, and --to was not said"},
                      {69, "the backup is not warm at this moment"},
+                     {105, "no such domain, or --to is not paired"},
                      {124, "the backup has not said yet that it runs it"}},
-           .examples = {{"understudy move web1", "Before maintenance of this host"}},
+           .examples = {{"understudy move web1", "Before maintenance of this host"},
+                        {"understudy move web1 --to hostC", "To a third host"}},
            .run = move},
           {.path = "set",
            .summary = "Change how a domain is replicated, and to which hosts",
