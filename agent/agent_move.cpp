@@ -37,13 +37,26 @@ Task<Result<json::value>> Agent::move(const std::string& name, std::string to) {
       co_return warm.error();
     }
   }
+  const bool copied = next_backup != config_.name;
   Claim claim(*entry);
   if (!claim.valid()) co_return Claim::refused(name);
-  events_.record(Severity::info, name, "move_started", fmt::format("handing it over to {}", to),
-                 {{"peer", to}});
+  if (!copied)
+    events_.record(Severity::info, name, "move_started", fmt::format("handing it over to {}", to),
+                   {{"peer", to}});
   const auto session = entry->primary;
-  if (session == nullptr) co_return fail(ErrorCode::failed, "{} lost its warm backup", name);
-  BOOST_OUTCOME_CO_TRY(co_await session->hand_over(next_backup));
+  auto handed_over = session != nullptr
+                         ? co_await session->hand_over(next_backup)
+                         : Result<void>(fail(ErrorCode::failed, "{} lost its warm backup", name));
+  if (!handed_over) {
+    const bool unknown = handed_over.error().code() == ErrorCode::timed_out;
+    events_.record(unknown ? Severity::critical : Severity::warning, name,
+                   unknown ? "backup_lost" : "move_failed", handed_over.error().message(),
+                   {{"peer", to}});
+    claim.release();
+    // As it was: not protected. (One that was protected stays so, with the new host.)
+    if (copied && next_backup.empty() && !unknown) (void)co_await unprotect(name);
+    co_return handed_over.error();
+  }
   // The copy here is being destroyed; until it is gone this host is busy with the domain, and the
   // other one, which wants it as its backup, is told to try again.
   while (entries_.contains(name) && entries_.at(name) == kept)
@@ -57,13 +70,17 @@ Task<Result<void>> Agent::make_warm(std::string name, std::string to) {
   ProtectRequest request;
   request.to = to;
   if (kept->primary) {
+    // It goes on as it was protected.
+    const DomainRecord& record = kept->record;
+    request.mode = record.mode.empty() ? "remus" : record.mode;
+    request.interval = std::chrono::microseconds(record.interval_us);
+    request.replay = record.replay;
     auto policy = policy_of(*kept);
     if (!policy.names(to)) policy.hosts.push_back(to);
     request.renewal = to_json(policy);
   }
   // Looked at before anything is given up: what is found against it now but the present protection.
-  const std::string mode = "remus";
-  BOOST_OUTCOME_CO_TRY(const auto checked, co_await check(name, to, mode));
+  BOOST_OUTCOME_CO_TRY(const auto checked, co_await check(name, to, request.mode));
   for (const auto& finding : checked.at("findings").as_array()) {
     if (finding.at("severity") != "refusal" || finding.at("subject") == "protection") continue;
     co_return fail(ErrorCode::failed, "{} cannot take {}: {}: {}", to, name,

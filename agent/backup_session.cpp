@@ -527,7 +527,7 @@ Result<void> BackupSession::begin_promotion(Promotion::Actions actions,
   promotion_record_->monotonic = now();
   const bool planned = promotion_record_->handed_over();
   services_.events.record(planned ? Severity::info : Severity::critical, record_.name,
-                          planned ? "move_started" : "promotion_started",
+                          "promotion_started",
                           fmt::format("taking over from {} ({}), epoch {}", record_.peer,
                                       cause_word, decisions_.committed()),
                           {{"peer", record_.peer},

@@ -376,9 +376,10 @@ void PrimarySession::report(const EpochPrimary::Report& report) {
       return tell(Severity::info, "unprotected",
                   fmt::format("no longer protected; {} holds no image", peer));
     case EpochPrimary::Event::hand_over_failed:
-      return tell(Severity::warning, "move_failed",
-                  fmt::format("it goes on here, and was not moved to {}: {}", peer,
-                              last_problem_.empty() ? "the link broke" : last_problem_));
+      // Whoever asked for the move is told, and tells it as an event.
+      if (last_problem_.empty()) last_problem_ = "the link broke";
+      spdlog::warn("domain={} not handed over to {}: {}", record_.name, peer, last_problem_);
+      return;
     case EpochPrimary::Event::acknowledgement_refused:
       return tell(Severity::warning, "acknowledgement_refused",
                   fmt::format("{} acknowledged epoch {}, which this protection did not send", peer,

@@ -500,6 +500,8 @@ void EpochPrimary::lose_backup(Actions& actions) {
   }
   if (state_ == State::backup_lost) return;
   state_ = State::backup_lost;
+  // After the word the link ends because the backup takes over: no loss worth telling.
+  if (hand_over_ == HandOver::yielded) return;
   actions.push_back(Report{Event::backup_lost, captured_});
 }
 

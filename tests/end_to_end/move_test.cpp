@@ -89,10 +89,12 @@ TEST_F(LiveMigration, unprotected_and_protected_domains_go_to_a_third_host) {
   expect_everyone_goes_on(Clock::now());
   EXPECT_EQ(field_at(HostId::c, "state"), "running") << "it was not protected, and is not now";
   ASSERT_OK(scene->understudy_checked(
-      HostId::c, {"protect", "web1", "--to", "hostB", "--interval", "25ms"}, 120s));
+      HostId::c, {"protect", "web1", "--to", "hostB", "--mode", "replay", "--interval", "1s"},
+      120s));
   ASSERT_OK(scene->understudy_checked(HostId::c, {"move", "web1", "--to", "hostA"}, 120s));
   expect_everyone_goes_on(Clock::now());
   ASSERT_OK(scene->wait_for_state(HostId::a, "protected", 90s));
+  EXPECT_EQ(field_at(HostId::a, "mode"), "replay") << "as it was protected before";
   // On a busy machine a host may not be heard for a moment, and the next one be taken.
   auto events = scene->understudy_checked(HostId::a, {"events"});
   ASSERT_OK(events);
