@@ -12,8 +12,10 @@ using namespace std::chrono_literals;
 using scene::Clock;
 using scene::HostId;
 
-// The lab's own name, so that a lab of the user's stays what it is.
-constexpr const char* kLabName = "demo";
+// A lab of its own, so that a lab of the user's stays what it is.
+std::string lab_name() {
+  return scene::LabProgram::chosen_name("demo");
+}
 
 const char* letter_of(HostId host) {
   return host == HostId::a ? "A" : "B";
@@ -23,7 +25,7 @@ class XenStage final : public Stage {
  public:
   explicit XenStage(XenStageOptions options)
       : options_(std::move(options)),
-        lab_(options_.lab_program, options_.build_directory, kLabName),
+        lab_(options_.lab_program, options_.build_directory, lab_name()),
         folder_(lab_.folder()) {}
   ~XenStage() override {
     if (!kept_) (void)lab_.run({"down"});
@@ -136,7 +138,7 @@ class XenStage final : public Stage {
   }
   void keep() override { kept_ = true; }
   std::vector<std::string> ways_to_look() const override {
-    const std::string lab = fmt::format("UNDERSTUDY_LAB={} ./run lab", kLabName);
+    const std::string lab = fmt::format("UNDERSTUDY_LAB={} ./run lab", lab_.name());
     return {lab + " exec B -- understudy status", lab + " exec B -- xl list",
             fmt::format("{} client curl http://{}/", lab, scene::guest_address),
             lab + " agent B log", lab + " shell B"};
@@ -162,7 +164,7 @@ Result<std::unique_ptr<Stage>> build_xen_stage(XenStageOptions options) {
 }
 
 Result<void> clean_xen_stage(const std::filesystem::path& lab_program) {
-  BOOST_OUTCOME_TRY(scene::LabProgram(lab_program, {}, kLabName).run({"down"}));
+  BOOST_OUTCOME_TRY(scene::LabProgram(lab_program, {}, lab_name()).run({"down"}));
   return ok();
 }
 

@@ -102,14 +102,9 @@ struct Options {
 
 // --- the lab
 
-std::string lab_name() {
-  const char* const name = std::getenv("UNDERSTUDY_LAB");
-  return name != nullptr ? name : "bench";
-}
-
 const scene::LabProgram& lab() {
   static const scene::LabProgram one(UNDERSTUDY_LAB_PROGRAM, UNDERSTUDY_BUILD_DIRECTORY,
-                                     lab_name());
+                                     scene::LabProgram::chosen_name("bench"));
   return one;
 }
 

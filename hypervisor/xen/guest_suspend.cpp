@@ -2,7 +2,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <algorithm>
 #include <thread>
 
 namespace understudy::xen {
@@ -10,11 +9,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-using std::chrono::microseconds;
-
-constexpr microseconds kLookMin{500};
-constexpr microseconds kLookMax{10'000};
-constexpr int kLooksPerSuspension = 32;
+constexpr auto kLookAgainAfter = std::chrono::microseconds(500);
 constexpr std::string_view kRequest = "suspend";
 /// For requests under way at the device model to be answered.
 constexpr auto kStopMax = std::chrono::seconds(5);
@@ -31,60 +26,32 @@ std::string shutdown_node(DomainId domid) {
 
 Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid,
                                   const SuspendLimits& limits) {
-  BOOST_OUTCOME_TRY(auto facts, control.facts(domid));
-  if (facts.suspended()) {
-    return fail(ErrorCode::try_again,
-                "the guest is suspended already: another toolstack is at work on it");
-  }
   const std::string node = shutdown_node(domid);
   const Clock::time_point began = Clock::now();
-  Clock::time_point limit = began + limits.answer;
   double request_ms = 0;
-  unsigned looks = 0;
-  bool asked = false;
-  bool taken = false;
+  SuspendRequest request(limits, began);
   for (;;) {
-    if (!asked) {
-      BOOST_OUTCOME_TRY(asked, store.replace(node, "", kRequest));
-      if (asked) request_ms = ms_since(began);
+    BOOST_OUTCOME_TRY(const auto facts, control.facts(domid));
+    GuestSight seen{.suspended = facts.suspended(), .dying = facts.dying, .ended = {}};
+    if (facts.shutdown && !facts.suspended()) seen.ended = shutdown_reason(*facts.shutdown);
+    auto step = request.on_look(Clock::now(), seen);
+    if (step.kind == SuspendRequest::Kind::ask) {
+      BOOST_OUTCOME_TRY(const bool written, store.replace(node, "", kRequest));
+      if (written) request_ms = ms_since(began);
+      const std::string other = written ? "" : store.read(node).value_or("");
+      step = request.on_asked(Clock::now(), written, other);
     }
-    ++looks;
-    BOOST_OUTCOME_TRY(facts, control.facts(domid));
-    if (facts.suspended()) {
+    if (step.kind == SuspendRequest::Kind::withdraw) {
+      BOOST_OUTCOME_TRY(const bool withdrawn, store.replace(node, kRequest, ""));
+      step = request.on_withdrawn(Clock::now(), withdrawn);
+    }
+    if (step.kind == SuspendRequest::Kind::failed) return *step.why;
+    if (step.kind == SuspendRequest::Kind::done) {
       spdlog::trace("xen: domain={} request_ms={:.2f} suspended_ms={:.2f} looks={}", domid,
-                    request_ms, ms_since(began), looks);
+                    request_ms, ms_since(began), request.looks());
       return facts;
     }
-    if (facts.shutdown || facts.dying) {
-      return fail(ErrorCode::failed, "the guest {} instead of suspending",
-                  facts.shutdown ? shutdown_reason(*facts.shutdown) : "was destroyed");
-    }
-    if (Clock::now() > limit) {
-      if (!asked) {
-        return fail(ErrorCode::try_again,
-                    "the guest has not taken another request ({}) within {} s",
-                    store.read(node).value_or("none"), limits.answer.count() / 1000);
-      }
-      if (taken) {
-        return fail(ErrorCode::timed_out,
-                    "the guest took the request to suspend and did not stand still within {} s "
-                    "(its kernel's log says why)",
-                    limits.suspend.count() / 1000);
-      }
-      BOOST_OUTCOME_TRY(const bool withdrawn, store.replace(node, kRequest, ""));
-      if (withdrawn) {
-        return fail(ErrorCode::timed_out,
-                    "the guest did not answer the request to suspend within {} s: it has no PV "
-                    "drivers, or is not up yet",
-                    limits.answer.count() / 1000);
-      }
-      taken = true;
-      limit = Clock::now() + limits.suspend;
-    }
-    const bool first = asked && looks == 1;
-    std::this_thread::sleep_for(
-        first ? std::max(limits.usual / 4, kLookMin)
-              : std::clamp(limits.usual / kLooksPerSuspension, kLookMin, kLookMax));
+    std::this_thread::sleep_for(step.pause);
   }
 }
 
@@ -113,7 +80,7 @@ Result<DomainFacts> stop_guest(Control& control, DomainId domid) {
       return fail(ErrorCode::timed_out,
                   "the guest does not stand still: its device model leaves a request unanswered");
     }
-    std::this_thread::sleep_for(kLookMin);
+    std::this_thread::sleep_for(kLookAgainAfter);
   }
 }
 

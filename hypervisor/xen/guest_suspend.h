@@ -6,33 +6,17 @@
 // xenstored, which learns it from Xen by an event, and before that rescans all domains; we ask Xen
 // itself, which is one hypercall of microseconds: every half millisecond where guests are quick,
 // and less often where they are not, because on a host with one processor each look takes it away
-// from the guest that is to hurry. Resuming is one
-// hypercall too; xenstored is told afterwards, when the guest runs already.
+// from the guest that is to hurry. Resuming is one hypercall too; xenstored is told afterwards,
+// when the guest runs already.
 //
-// Awkward cases: an operator's request (xl reboot, xl shutdown) that the guest has not taken yet
-// must not be overwritten by ours: ours waits. A guest without PV drivers never takes the request:
-// it is taken back, and the guest knows nothing of it. A guest that took it and does not suspend in
-// time may do so any moment later: whoever gave up looks again before the next attempt (and a
-// domain found suspended is resumed). A domain that is suspended before we asked is somebody
-// else's: another toolstack is at work on it (xl save, xl migrate), and gets its way.
+// When to ask, to wait, to take the request back is decided in suspend_request.h.
 #pragma once
-
-#include <chrono>
 
 #include "base/result.h"
 #include "hypervisor/xen/control.h"
+#include "hypervisor/xen/suspend_request.h"
 
 namespace understudy::xen {
-
-/// How long a guest may take.
-struct SuspendLimits {
-  /// To take the request.
-  std::chrono::milliseconds answer{5'000};
-  /// To stand still, once it has taken it.
-  std::chrono::milliseconds suspend{30'000};
-  /// How long it takes as a rule (0: not known): nobody looks in the first quarter of that.
-  std::chrono::microseconds usual{0};
-};
 
 /// Suspends a running guest; the facts as of the moment when it stood still. Blocks. Errors:
 /// timed_out (it did not answer, or did not finish), try_again (another toolstack is at work),

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <boost/json/parse.hpp>
+#include <cstdlib>
 
 #include "tests/scene/process.h"
 
@@ -15,6 +16,11 @@ LabProgram::LabProgram(std::filesystem::path program, std::filesystem::path buil
     : program_(std::move(program)),
       build_directory_(std::move(build_directory)),
       name_(std::move(name)) {}
+
+std::string LabProgram::chosen_name(std::string usual) {
+  const char* const chosen = std::getenv("UNDERSTUDY_LAB");
+  return chosen != nullptr && *chosen != 0 ? chosen : std::move(usual);
+}
 
 std::string LabProgram::obstacle() const {
   if (::geteuid() != 0) return "the lab needs root";

@@ -19,6 +19,10 @@ class LabProgram {
   LabProgram(std::filesystem::path program, std::filesystem::path build_directory,
              std::string name);
 
+  /// What UNDERSTUDY_LAB says, so that two programs may have a lab each at the same time; otherwise
+  /// `usual`.
+  [[nodiscard]] static std::string chosen_name(std::string usual);
+
   /// Why there can be no lab here; empty if there can.
   [[nodiscard]] std::string obstacle() const;
   [[nodiscard]] const std::string& name() const { return name_; }

@@ -20,7 +20,7 @@ const LabProgram& Lab::program() {
   static const LabProgram one = [] {
     const char* const other = std::getenv("UNDERSTUDY_LAB_PROGRAM");
     return LabProgram(other != nullptr ? other : UNDERSTUDY_LAB_PROGRAM, UNDERSTUDY_BUILD_DIRECTORY,
-                      "test");
+                      LabProgram::chosen_name("test"));
   }();
   return one;
 }
