@@ -9,6 +9,7 @@
 
 #include "hypervisor/xen/guest_description.h"
 #include "hypervisor/xen/guest_state.h"
+#include "hypervisor/xen/pv_guest_state.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace understudy;
@@ -20,6 +21,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (guest) {
       const auto again = xen::GuestDescription::from_text(guest.value().to_text());
       UNDERSTUDY_CHECK(again && again.value() == guest.value(), "a description changed on the way");
+    }
+    return 0;
+  }
+  if ((*data & 4) != 0) {
+    const auto state = xen::PvGuestState::decode(std::as_bytes(rest));
+    if (state) {
+      const auto again = xen::PvGuestState::decode(state.value().encode());
+      UNDERSTUDY_CHECK(again && again.value() == state.value(), "a state changed on the way");
     }
     return 0;
   }
