@@ -37,7 +37,8 @@ void World::pursue(Host& host, const Arbiter::Claim& claim) {
     after(host, random_.between(20 * kMs, 200 * kMs), [this, &host, claim] { shoot(host, claim); });
     return;
   }
-  const Time late = random_.once_in(6) ? random_.between(0, 700 * kMs) : 0;
+  const Time late =
+      !options_.no_small_troubles && random_.once_in(6) ? random_.between(0, 700 * kMs) : 0;
   after(random_.between(kMs, 15 * kMs) + late,
         [this, &host, claim, sent = now_, incarnation = host.incarnation] {
           serve(host, claim, sent, incarnation);
@@ -60,18 +61,18 @@ void World::serve(Host& host, const Arbiter::Claim& claim, Time sent, std::uint3
   const bool granted = judged.judgement != etcd::Judgement::refused;
   tell("the arbiter {} generation {} to host {} {}", granted ? "grants" : "refuses",
        claim.generation, host.id, judged.reason);
-  if (host.incarnation != incarnation || (!calm() && random_.once_in(6))) return;
+  if (host.incarnation != incarnation || (uneasy() && random_.once_in(6))) return;
   after(host, random_.between(kMs, 15 * kMs),
         [this, &host, claim, granted] { answered(host, claim, granted); });
 }
 
 void World::shoot(Host& host, const Arbiter::Claim& claim) {
   if (!host.asked || !(host.asked->claim == claim)) return;
-  const bool works = calm() || !random_.once_in(4);
+  const bool works = !uneasy() || !random_.once_in(4);
   if (works) {
     tell("host {} fences host {}", host.id, 1 - host.id);
     reached(Reached::fenced);
-    crash(other(host));
+    power_off(other(host), random_.between(60 * kMs, 900 * kMs));
   }
   // The fence agent takes its time to say so; the other host may be back by then.
   const Time late = random_.once_in(3) ? random_.between(0, 800 * kMs) : 5 * kMs;
@@ -110,8 +111,7 @@ void World::write(Host& host, Generation generation) {
 }
 
 void World::persist(Host& host, Generation generation, std::function<void(bool)> done) {
-  const bool fails =
-      !calm() && (now_ < host.disk_full_until || (options_.random_faults && random_.once_in(12)));
+  const bool fails = !calm() && (now_ < host.disk_full_until || (uneasy() && random_.once_in(12)));
   const Time takes = now_ < host.disk_slow_until ? random_.between(20 * kMs, 400 * kMs)
                                                  : random_.between(300, 5 * kMs);
   if (options_.canary == Canary::speak_before_stored) {

@@ -17,6 +17,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <queue>
 #include <string>
 #include <utility>
@@ -36,11 +37,42 @@ namespace understudy::sim {
 inline constexpr Time kHealAt = 1500 * kMs;
 inline constexpr Time kEnd = 6500 * kMs;
 
+/// What the two hosts of a world share with others (cluster.h): their clocks, and what strikes the
+/// whole machine. Sides are 0 and 1.
+class Machines {
+ public:
+  virtual ~Machines() = default;
+  struct Clock {
+    Time origin = 0;
+    Time rate = 1000;
+  };
+  virtual Clock clock_of(int side) = 0;
+  /// The host of that side loses its power, for all that run on it, and is back after that time.
+  virtual void power_off(int side, Time back_after) = 0;
+};
+
 class World {
  public:
-  explicit World(const Options& options) : options_(options), random_(options.seed) {}
+  /// `machines`: null if this world's two hosts are its own. Then faults are drawn, too; else the
+  /// owner strikes them.
+  explicit World(const Options& options, Machines* machines = nullptr)
+      : options_(options), machines_(machines), random_(mix(options.seed, options.variation)) {}
 
+  /// Everything from the beginning to the verdict.
   Outcome run();
+
+  /// The same in steps: begin, then `step` while there is a next event, then the verdict.
+  void begin() { set_up(); }
+  [[nodiscard]] std::optional<Time> next_at() const;
+  void step();
+  Outcome verdict();
+  /// A promise has been broken.
+  [[nodiscard]] bool broken() const { return !oracle_.violation().empty(); }
+
+  /// Strikes the host of that side now.
+  void strike(const Blow& blow);
+  /// The host of that side loses its power at that time, which has come.
+  void crash_side(int side, Time at, Time back_after);
 
  private:
   struct Event {
@@ -77,6 +109,8 @@ class World {
   void reached(Reached what) { ++outcome_.reached[static_cast<std::size_t>(what)]; }
   Host& other(const Host& host) { return hosts_[static_cast<std::size_t>(1 - host.id)]; }
   bool calm() const { return now_ >= kHealAt; }
+  /// Small troubles happen at random beside the blows.
+  bool uneasy() const { return options_.random_faults && !options_.no_small_troubles && !calm(); }
 
   // --- the beginning ---
 
@@ -208,13 +242,15 @@ class World {
 
   // --- faults ---
 
-  void strike(Fault fault, Host& host);
+  void strike(Fault fault, Host& host, Random dice);
 
-  void flap(std::int64_t turns);
+  void flap(std::int64_t turns, Random dice);
 
   /// The agent and all that it holds are gone; its connections are reset.
   void kill_agent(Host& host);
-  void crash(Host& host);
+  void crash(Host& host, Time back_after);
+  /// This world's hosts only, or the whole machine where others share it.
+  void power_off(Host& host, Time back_after);
   void come_back(Host& host);
   void restart_agent(Host& host);
 
@@ -246,6 +282,7 @@ class World {
   void judge_liveness();
 
   Options options_;
+  Machines* machines_ = nullptr;
   Random random_;
   Outcome outcome_;
   Oracle oracle_;
@@ -266,6 +303,7 @@ class World {
   bool finished_ = false;
 
   bool incremental_ = false;
+  bool deterministic_guest_ = false;  ///< The same state goes on in the same way, wherever it runs.
   bool bulk_is_life_ = true;
   std::size_t paths_ = 1;
   Time base_delay_ = 200;
@@ -274,6 +312,7 @@ class World {
   std::array<Time, 2> slow_until_{};
   std::array<Time, 2> slow_by_{};
   std::array<Time, 2> deaf_until_{};
+  std::array<Time, 2> twice_until_{};
 };
 
 }  // namespace understudy::sim

@@ -34,6 +34,11 @@ void World::transmit(std::size_t number, int from, const Message& message) {
     const Connection& connection = connections_[number];
     if (connection.dead && now_ > connection.cut_at) return;
     receive(to, number, message);
+    // An answer that is given twice says nothing new.
+    if (message.kind == Message::Kind::acknowledge &&
+        twice_until_[static_cast<std::size_t>(1 - to.id)] > now_) {
+      receive(to, number, message);
+    }
   });
 }
 
@@ -87,10 +92,15 @@ void World::heartbeat(Host& host) {
   for (std::size_t path = 0; path < paths_; ++path) {
     const Heartbeat beat{path, clock(host), host.peer_sent_at, view(host)};
     const bool lost = cut(host.id) || deaf_until_[static_cast<std::size_t>(host.id)] > now_ ||
-                      (options_.random_faults && !calm() && random_.once_in(20));
+                      (uneasy() && random_.once_in(20));
     if (lost) continue;
     Host& to = other(host);
     after(to, delay(host.id), [this, &to, beat] { receive(to, beat); });
+    if (twice_until_[static_cast<std::size_t>(host.id)] > now_) {
+      reached(Reached::heard_twice);
+      after(to, delay(host.id) + random_.between(0, 400 * kMs),
+            [this, &to, beat] { receive(to, beat); });
+    }
   }
   after(host, until(host, clock(host) + std::chrono::milliseconds(50)),
         [this, &host] { heartbeat(host); });

@@ -82,7 +82,7 @@ void World::operate() {
   if (options_.random_faults && !calm() && !random_.once_in(3)) return;
   if (host == nullptr && calm() && now_ > kHealAt + 700 * kMs) speak_up();
   Host* backup = &hosts_[host != nullptr ? static_cast<std::size_t>(1 - host->id) : 0];
-  if (!calm() && options_.random_faults && backup->promotion && backup->up && !backup->domain &&
+  if (uneasy() && backup->promotion && backup->up && !backup->domain &&
       backup->backup->state() == EpochBackup::State::ready && now_ >= backup->stalled_until &&
       may_promote_by_hand(*backup) && random_.once_in(25)) {
     tell("host {} is asked to promote by hand", backup->id);
@@ -113,7 +113,7 @@ void World::operate() {
       }
     }
   } else if (options_.hand_over ? !std::exchange(asked_to_move_, true)
-                                : options_.random_faults && !calm() && random_.once_in(5)) {
+                                : uneasy() && random_.once_in(5)) {
     if (auto actions = host->primary->on_hand_over(clock(*host))) {
       tell("the operator moves the domain away from host {}", host->id);
       host->disk.handing_over = true;
@@ -121,7 +121,7 @@ void World::operate() {
     } else {
       asked_to_move_ = false;
     }
-  } else if (!calm() && options_.random_faults && random_.once_in(8)) {
+  } else if (uneasy() && random_.once_in(8)) {
     auto actions = host->primary->on_unprotect(clock(*host));
     if (actions) {
       tell("the operator says unprotect at host {}", host->id);

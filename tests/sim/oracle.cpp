@@ -111,6 +111,8 @@ void Oracle::received(Instance instance, ProtectionId protection, bool alone, co
 
 bool Oracle::knows_all(Instance instance, std::uint64_t n) const {
   if (client_.empty()) return true;
+  // A copy that another has spoken after is an old one, even of a guest that does the same again.
+  if (instance < newest_voice_) return false;
   // The chain makes the newest frame vouch for all before it.
   const std::uint64_t newest = client_.size() - 1;
   return newest <= n && histories_[instance][newest].h == client_[newest];

@@ -186,8 +186,8 @@ void World::final_pause(Host& host, EpochId epoch, EpochId base, bool copy, bool
   const Instance instance = host.domain->instance;
   host.domain->paused = true;
   host.gate.seal(epoch);
-  const bool fails =
-      options_.random_faults && !calm() && (host.fail_captures || random_.once_in(150));
+  const bool fails = !calm() && options_.random_faults &&
+                     (host.fail_captures || (uneasy() && random_.once_in(150)));
   after(host, random_.between(kMs, 4 * kMs),
         [this, &host, epoch, base, copy, stay, link, fails, instance] {
           if (!host.domain || host.domain->instance != instance) return;

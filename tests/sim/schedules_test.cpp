@@ -1,15 +1,18 @@
 // Thousands of small ends of the world, each from a seed.
 //
 // Goal: whatever breaks, no client is told what could be lost, and never do two hosts speak; and
-// when everything works again, so does the domain. Method: tests/sim/world.h. A failing seed is
-// printed with the end of its story, and replays exactly.
+// when everything works again, so does the domain. Method: tests/sim/world.h (a pair of hosts and
+// its domain), tests/sim/cluster.h (two to five hosts with several). A failing seed replays
+// exactly; it is told with as few faults as are needed to fail.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <cstdlib>
 #include <optional>
+#include <string>
 
+#include "tests/sim/cluster.h"
 #include "tests/sim/world.h"
 
 namespace understudy::sim {
@@ -23,11 +26,21 @@ std::uint64_t number_from(const char* variable, std::uint64_t fallback) {
 
 constexpr std::size_t kStoryLines = 200;
 
-/// Plays a failing schedule again, and tells the end of its story.
-void tell_story(const Options& options) {
-  Options again = options;
+std::string text_of(const Blow& blow) {
+  return fmt::format("{} of host {} at {} ms", name_of(blow.fault), blow.host, blow.at / 1000);
+}
+
+/// Plays a failing schedule again with as few faults as it needs, and tells how that ends. The
+/// schedule itself is replayed by its seed.
+template <typename AnyOptions>
+void tell_story(const AnyOptions& options) {
+  const auto whole = run(options).blows.size();
+  AnyOptions again = shortened(options);
   again.trace = true;
-  const Outcome outcome = run(again);
+  const auto outcome = run(again);
+  fmt::print("  shortened from {} faults to {}{}: {}\n", whole, outcome.blows.size(),
+             again.no_small_troubles ? ", without small troubles" : "", outcome.violation);
+  for (const Blow& blow : outcome.blows) fmt::print("    {}\n", text_of(blow));
   const std::size_t skipped =
       outcome.story.size() > kStoryLines ? outcome.story.size() - kStoryLines : 0;
   if (skipped > 0) fmt::print("  … {} lines before this\n", skipped);
@@ -42,20 +55,22 @@ void expect_good(const Options& options) {
 }
 
 // UNDERSTUDY_SIM_SEED: the first seed; UNDERSTUDY_SIM_SEEDS: how many; UNDERSTUDY_SIM_MINUTES:
-// until so long has passed, however many that are.
-TEST(Schedules, random_faults_then_repair_keep_every_promise) {
+// until so long has passed, however many that are, half of it with pairs and half with clusters.
+template <typename AnyOptions>
+void play_seeds(std::uint64_t usually, std::uint64_t enough_to_reach_all) {
   const std::uint64_t first = number_from("UNDERSTUDY_SIM_SEED", 1);
   const std::uint64_t minutes = number_from("UNDERSTUDY_SIM_MINUTES", 0);
   const std::uint64_t wanted =
-      number_from("UNDERSTUDY_SIM_SEEDS", minutes > 0 ? ~std::uint64_t{0} - first : 20'000);
-  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(minutes);
+      number_from("UNDERSTUDY_SIM_SEEDS", minutes > 0 ? ~std::uint64_t{0} - first : usually);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(minutes * 30);
   std::array<std::uint64_t, kReached> reached{};
   std::uint64_t released = 0;
   std::uint64_t played = 0;
   for (; played < wanted; ++played) {
     if (minutes > 0 && std::chrono::steady_clock::now() > end) break;
-    const Options options{.seed = first + played};
-    const Outcome outcome = run(options);
+    AnyOptions options;
+    options.seed = first + played;
+    const auto outcome = run(options);
     if (!outcome.violation.empty()) tell_story(options);
     ASSERT_EQ(outcome.violation, "") << "replay: ./run sim --seed " << options.seed << " --seeds 1";
     for (std::size_t i = 0; i < kReached; ++i) reached[i] += outcome.reached[i] > 0 ? 1U : 0U;
@@ -63,12 +78,44 @@ TEST(Schedules, random_faults_then_repair_keep_every_promise) {
   }
   // A branch that no schedule reaches is not tested, whatever the number of schedules.
   for (std::size_t i = 0; i < kReached; ++i) {
-    if (played >= 10'000) {
+    if (played >= enough_to_reach_all) {
       EXPECT_GT(reached[i], 0U) << "never reached: " << name_of(static_cast<Reached>(i));
     }
     fmt::print("{:>6} schedules reached {}\n", reached[i], name_of(static_cast<Reached>(i)));
   }
   fmt::print("{:>6} schedules, {} frames released\n", played, released);
+}
+
+TEST(Schedules, random_faults_then_repair_keep_every_promise) {
+  play_seeds<Options>(20'000, 10'000);
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::uint64_t kClusters = 5'000;
+#else
+constexpr std::uint64_t kClusters = 20'000;
+#endif
+
+// The same with several domains on two to five hosts, whose pairs share hosts, agents, networks and
+// the arbiter.
+TEST(Clusters, random_faults_then_repair_keep_every_promise) {
+  play_seeds<ClusterOptions>(kClusters, 5'000);
+}
+
+TEST(Clusters, a_seed_replays_exactly) {
+  int other_domains_hit = 0;
+  for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+    ClusterOptions options;
+    options.seed = seed;
+    const ClusterOutcome one = run(options);
+    EXPECT_EQ(one.trace_digest, run(options).trace_digest);
+    // The same with its own faults given instead of drawn.
+    options.given = true;
+    options.blows = one.blows;
+    EXPECT_EQ(one.trace_digest, run(options).trace_digest);
+    other_domains_hit += one.domains_hit_by_a_fence_of_another;
+  }
+  EXPECT_GT(other_domains_hit, 0) << "no fence has killed a host that had other domains, too";
 }
 
 // Seeds that have once shown a mistake. (A seed keeps its meaning only as long as the world draws
@@ -81,7 +128,7 @@ TEST(Schedules, seeds_that_once_failed) {
 
 TEST(Schedules, a_seed_replays_exactly) {
   for (std::uint64_t seed = 1; seed <= 50; ++seed) {
-    EXPECT_EQ(run({.seed = seed}).trace_digest, run({.seed = seed}).trace_digest);
+    EXPECT_EQ(run(Options{.seed = seed}).trace_digest, run(Options{.seed = seed}).trace_digest);
   }
 }
 
@@ -139,7 +186,7 @@ TEST(Sweep, heartbeats_lost_before_the_primarys_nth_step) {
 
 // The same while the domain is handed over: host 0 gives it away, host 1 takes it.
 TEST(HandOverSweep, without_a_fault_the_domain_moves) {
-  const Outcome outcome = run({.random_faults = false, .hand_over = true});
+  const Outcome outcome = run(Options{.random_faults = false, .hand_over = true});
   EXPECT_EQ(outcome.violation, "");
   EXPECT_EQ(outcome.reached[static_cast<std::size_t>(Reached::handed_over)], 1U);
 }
@@ -182,10 +229,33 @@ TEST(HandOverSweep, partition_before_the_sources_nth_step) {
 void expect_found(Canary canary, std::string_view by,
                   std::optional<ArbiterKind> arbiter = std::nullopt) {
   for (std::uint64_t seed = 1; seed <= 20'000; ++seed) {
-    const Outcome outcome = run({.seed = seed, .canary = canary, .arbiter = arbiter});
+    const Options options{.seed = seed, .canary = canary, .arbiter = arbiter};
+    const Outcome outcome = run(options);
     if (outcome.violation.empty()) continue;
-    fmt::print("found at seed {}: {}\n", seed, outcome.violation);
+    const Options less = shortened(options);
+    fmt::print("found at seed {}, with {} faults, shortened to {}: {}\n", seed,
+               outcome.blows.size(), less.given ? less.blows.size() : outcome.blows.size(),
+               outcome.violation);
     EXPECT_NE(outcome.violation.find(by), std::string::npos) << outcome.violation;
+    EXPECT_FALSE(run(less).violation.empty()) << "a shortened schedule goes wrong, too";
+    return;
+  }
+  FAIL() << "the checkers are blind: nothing was found";
+}
+
+// A whole cluster sees it, too.
+TEST(Canary, old_acknowledgements_trusted_is_found_in_a_cluster) {
+  for (std::uint64_t seed = 1; seed <= 6'000; ++seed) {
+    ClusterOptions options;
+    options.seed = seed;
+    options.canary = Canary::trust_old_acknowledgements;
+    const ClusterOutcome outcome = run(options);
+    if (outcome.violation.empty()) continue;
+    const ClusterOptions less = shortened(options);
+    fmt::print("found at seed {}, with {} faults, shortened to {}: {}\n", seed,
+               outcome.blows.size(), less.blows.size(), outcome.violation);
+    EXPECT_NE(outcome.violation.find("two voices"), std::string::npos) << outcome.violation;
+    EXPECT_FALSE(run(less).violation.empty());
     return;
   }
   FAIL() << "the checkers are blind: nothing was found";

@@ -7,14 +7,26 @@
 namespace understudy::sim {
 
 Outcome World::run() {
-  set_up();
-  while (!queue_.empty() && oracle_.violation().empty() && !finished_) {
-    Event event = queue_.top();
-    queue_.pop();
-    now_ = std::max(now_, event.at);
-    if (now_ > kEnd) break;
-    handle(event);
-  }
+  begin();
+  while (next_at()) step();
+  return verdict();
+}
+
+std::optional<Time> World::next_at() const {
+  if (queue_.empty() || !oracle_.violation().empty() || finished_) return std::nullopt;
+  const Time at = std::max(now_, queue_.top().at);
+  if (at > kEnd) return std::nullopt;
+  return at;
+}
+
+void World::step() {
+  Event event = queue_.top();
+  queue_.pop();
+  now_ = std::max(now_, event.at);
+  handle(event);
+}
+
+Outcome World::verdict() {
   if (oracle_.violation().empty()) judge_liveness();
   outcome_.violation = oracle_.violation();
   outcome_.released = oracle_.received_count();
@@ -49,7 +61,7 @@ void World::handle(Event& event) {
                                                          static_cast<std::uint64_t>(host.id));
   if (options_.planned && options_.planned->host == host.id &&
       options_.planned->step == host.steps++) {
-    strike(options_.planned->fault, host);
+    strike(options_.planned->fault, host, Random(options_.planned->step));
     if (!host.up || host.incarnation != event.incarnation) return;
     if (now_ < host.stalled_until) {
       event.at = host.stalled_until;
@@ -106,22 +118,27 @@ void World::tick(Host& host) {
 void World::set_up() {
   connections_.emplace_back();  // Number 0 means 'none'.
   connections_.back().dead = true;
+  Random dice(options_.seed);  // The beginning and the faults; what comes of them is random_'s.
   if (options_.random_faults) {
-    incremental_ = random_.once_in(2);
-    bulk_is_life_ = random_.once_in(2);
-    paths_ = static_cast<std::size_t>(random_.between(1, 2));
-    base_delay_ = random_.between(50, 2500);
-    page_cost_ = random_.once_in(4) ? random_.between(2 * kMs, 12 * kMs) : 60;
-    arbiter_kind_ = static_cast<ArbiterKind>(random_.between(0, 2));
+    incremental_ = dice.once_in(2);
+    bulk_is_life_ = dice.once_in(2);
+    deterministic_guest_ = dice.once_in(3);
+    paths_ = static_cast<std::size_t>(dice.between(1, 2));
+    base_delay_ = dice.between(50, 2500);
+    page_cost_ = dice.once_in(4) ? dice.between(2 * kMs, 12 * kMs) : 60;
+    arbiter_kind_ = static_cast<ArbiterKind>(dice.between(0, 2));
   }
   arbiter_kind_ = options_.arbiter.value_or(arbiter_kind_);
   tell("the arbiter: {}", static_cast<int>(arbiter_kind_));
   for (int id = 0; id < 2; ++id) {
     Host& host = hosts_[static_cast<std::size_t>(id)];
     host.id = id;
-    if (options_.random_faults) {
-      host.clock_origin = random_.between(0, 1'000'000'000);
-      host.clock_rate = random_.between(900, 1100);
+    if (machines_ != nullptr) {
+      host.clock_origin = machines_->clock_of(id).origin;
+      host.clock_rate = machines_->clock_of(id).rate;
+    } else if (options_.random_faults) {
+      host.clock_origin = dice.between(0, 1'000'000'000);
+      host.clock_rate = dice.between(900, 1100);
     }
     host.arbiter = std::make_unique<HostArbiter>(*this, host);
     boot(host);
@@ -134,13 +151,16 @@ void World::set_up() {
   protect(first);
   after(5 * kMs, [this] { run_guests(); });
   after(50 * kMs, [this] { operate(); });
-  if (options_.random_faults) {
-    const auto faults = random_.between(0, 6);
+  if (options_.random_faults && machines_ == nullptr) {
+    std::vector<Blow> blows;
+    const auto faults = dice.between(0, 6);
     for (std::int64_t i = 0; i < faults; ++i) {
-      after(random_.between(30 * kMs, kHealAt - 10 * kMs), [this] {
-        strike(static_cast<Fault>(random_.between(0, kFaults - 1)),
-               hosts_[static_cast<std::size_t>(random_.between(0, 1))]);
-      });
+      const Time at = dice.between(30 * kMs, kHealAt - 10 * kMs);
+      const auto fault = static_cast<Fault>(dice.between(0, kFaults - 1));
+      blows.push_back({at, fault, static_cast<int>(dice.between(0, 1)), dice.next()});
+    }
+    for (const Blow& blow : options_.given ? options_.blows : blows) {
+      after(blow.at, [this, blow] { strike(blow); });
     }
   }
   after(kHealAt, [this] { heal(); });
@@ -176,7 +196,7 @@ void World::run_guests() {
   for (Host& host : hosts_) {
     if (!host.up || !host.domain || host.domain->paused || random_.once_in(4)) continue;
     Domain& domain = *host.domain;
-    domain.dirty |= 1U << domain.state.step(random_.next());
+    domain.dirty |= 1U << domain.state.step(deterministic_guest_ ? 0 : random_.next());
     oracle_.stepped(domain.instance, domain.state);
     host.gate.emit({domain.state.n, domain.state.h}, deliver_from(host));
   }
@@ -209,6 +229,15 @@ void World::judge_liveness() {
                                                 host->primary ? to_string(host->primary->state())
                                                               : std::string("unprotected")),
                               spoken_at_ / kMs));
+}
+
+std::string_view name_of(Fault fault) {
+  static constexpr std::array<std::string_view, kFaults> kNames{
+      "crash",          "restart_agent",   "stall",     "break_link",
+      "cut_one_way",    "cut_both_ways",   "slow_link", "lose_heartbeats",
+      "flap",           "freeze",          "slow_disk", "full_disk",
+      "arbiter_outage", "arbiter_emptied", "duplicate", "clock_jump"};
+  return kNames[static_cast<std::size_t>(fault)];
 }
 
 std::string_view name_of(Reached what) {
@@ -247,6 +276,7 @@ std::string_view name_of(Reached what) {
                                                                  "arbiter_lost_its_data",
                                                                  "late_echo_after_a_freeze",
                                                                  "write_lost_in_a_crash",
+                                                                 "heard_twice",
                                                                  "word_given",
                                                                  "handed_over",
                                                                  "hand_over_failed"};

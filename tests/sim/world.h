@@ -8,13 +8,20 @@
 //
 // The two hosts' clocks differ in origin and in rate (up to 10 % each). A bulk connection keeps
 // order and loses its tail when it breaks; while its direction is cut its messages wait, as TCP's
-// do, and may come late. Heartbeats are lost, delayed and overtake each other.
+// do, and may come late. Heartbeats are lost, delayed, heard twice, and overtake each other.
 //
 // Not modelled: bytes (the wire format has fuzz targets of its own), wrong content on the wire,
 // disks that lie, a stall between the decision to release and the system call, the client
-// network's own faults (TCP above it is there for that), more than two hosts. A host's clock may
-// stand still while the host does (a frozen virtual machine): then the oracle lets late echoes of
-// committed output pass, and counts them.
+// network's own faults (TCP above it is there for that); more hosts and more domains are
+// cluster.h's. Some guests do the same again from the same state, others never do. A host's clock
+// may stand still while the host does (a frozen virtual machine), or leap ahead: then the oracle
+// lets late echoes of committed output pass, and counts them. Wall clocks may say what they like:
+// nothing here reads one.
+//
+// The fault budget: any number of faults of networks, disks, clocks, agents and the arbiter, which
+// may cost time and never safety; hosts that lose their power in any number, too, but a domain of
+// which no copy is left that knows all that was said counts as lost, and must then be silent. A
+// single crash never costs a domain whose backup held a whole image (the sweeps).
 #pragma once
 
 #include <array>
@@ -57,9 +64,22 @@ enum class Fault {
   slow_disk,        ///< Writes take long.
   full_disk,        ///< Writes fail.
   arbiter_outage,   ///< The arbiter does not answer.
-  arbiter_emptied   ///< It comes back without its data.
+  arbiter_emptied,  ///< It comes back without its data.
+  duplicate,        ///< What this host says is heard twice, the second time late and out of order.
+  clock_jump        ///< The host's clock leaps ahead (a virtual machine that is moved).
 };
-inline constexpr int kFaults = 14;
+inline constexpr int kFaults = 16;
+/// The name of `fault` as it is written above.
+std::string_view name_of(Fault fault);
+
+/// One fault of a schedule. How long it lasts and how far it goes comes from `dice` alone, so that
+/// a schedule can be played again with fewer faults.
+struct Blow {
+  std::int64_t at = 0;  ///< Microseconds of the world's time.
+  Fault fault = Fault::crash;
+  int host = 0;
+  std::uint64_t dice = 0;
+};
 
 /// Who is asked when the hosts cannot ask each other.
 enum class ArbiterKind { none, etcd, fence };
@@ -101,11 +121,12 @@ enum class Reached {
   arbiter_lost_its_data,
   late_echo_after_a_freeze,
   write_lost_in_a_crash,
+  heard_twice,
   word_given,
   handed_over,
   hand_over_failed,
 };
-inline constexpr std::size_t kReached = 38;
+inline constexpr std::size_t kReached = 39;
 /// The name of `what` as it is written above.
 std::string_view name_of(Reached what);
 
@@ -123,6 +144,15 @@ struct Options {
   std::optional<Planned> planned;
   /// Without it: drawn from the seed if faults are random, else none.
   std::optional<ArbiterKind> arbiter;
+  /// With `given`: the faults, and no others, instead of drawn ones.
+  bool given = false;
+  std::vector<Blow> blows;
+  /// The small troubles that come at random beside the blows are left out: lost heartbeats, failing
+  /// captures and writes, slow arbiters, an operator's whims.
+  bool no_small_troubles = false;
+  /// Another order of events after the same beginning: for a shortened schedule, which goes another
+  /// way than the whole one anyway.
+  std::uint64_t variation = 0;
   bool hand_over = false;  ///< In a calm world: the operator moves the domain once.
   bool trace = false;      ///< Keep what happens, line by line.
 };
@@ -136,9 +166,14 @@ struct Outcome {
   std::uint64_t released = 0;      ///< Frames that the client got.
   std::uint64_t trace_digest = 0;  ///< Equal for equal runs.
   std::vector<std::string> story;  ///< With `trace`.
+  std::vector<Blow> blows;         ///< What was struck, in order of time.
 };
 
 /// Runs one schedule from beginning to end. Equal options give equal outcomes.
 Outcome run(const Options& options);
+
+/// Options of a schedule that is wrong, too, and has no more to it than it needs: faults are taken
+/// away one after the other while something still goes wrong. `wrong` has failed.
+Options shortened(const Options& wrong);
 
 }  // namespace understudy::sim
