@@ -46,7 +46,7 @@ SuspendRequest::Step SuspendRequest::on_asked(Clock::time_point now, bool writte
                        "the guest has not taken another request ({}) within {} s",
                        other.empty() ? "none" : other, limits_.answer.count() / 1000));
   }
-  const Step next = wait();
+  Step next = wait();
   first_wait_ = false;
   return next;
 }
