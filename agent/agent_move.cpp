@@ -44,9 +44,8 @@ Task<Result<json::value>> Agent::move(const std::string& name, std::string to) {
     events_.record(Severity::info, name, "move_started", fmt::format("handing it over to {}", to),
                    {{"peer", to}});
   const auto session = entry->primary;
-  auto handed_over = session != nullptr
-                         ? co_await session->hand_over(next_backup)
-                         : Result<void>(fail(ErrorCode::failed, "{} lost its warm backup", name));
+  Result<void> handed_over = fail(ErrorCode::failed, "{} lost its warm backup", name);
+  if (session != nullptr) handed_over = co_await session->hand_over(next_backup);
   if (!handed_over) {
     const bool unknown = handed_over.error().code() == ErrorCode::timed_out;
     events_.record(unknown ? Severity::critical : Severity::warning, name,
