@@ -117,6 +117,7 @@ Agent::Agent(boost::asio::io_context& context, boost::asio::thread_pool& workers
       config_(std::move(config)),
       store_(std::move(store)),
       events_(config_.state_directory / "events.jsonl"),
+      drills_(config_.state_directory / "drills"),
       desk_(std::make_shared<transport::PairingDesk>()) {}
 
 Agent::~Agent() {
@@ -229,6 +230,7 @@ HostServices Agent::services(const std::string& peer) {
 }
 
 Task<Result<void>> Agent::take_up() {
+  begin_operations();
   auto records = store_.load(damaged_);
   for (const auto& [name, damage] : damaged_) {
     events_.record(Severity::critical, name, "state_damaged",
@@ -379,6 +381,7 @@ void Agent::become_voice(Entry& entry, std::unique_ptr<Domain> domain) {
 
 Task<void> Agent::shut_down() {
   stopping_ = true;
+  health_->stop();
   for (const auto& [name, entry] : entries_) {
     if (entry->primary) {
       // With the backup's consent the guest is heard while we are away. Without it the gate stays
@@ -565,6 +568,8 @@ json::object Agent::status_of(const Entry& entry) const {
       conditions.set("OutputFlowing", true, "GateOpen", "output flows at once");
     }
   }
+  health_->add_status(entry.record.name, entry.domain != nullptr && !entry.failure, status,
+                      conditions);
   if (entry.stopping) status["state"] = "stopping";
   if (auto renewal = renewal_status(entry); !renewal.empty())
     status["renewal"] = std::move(renewal);
@@ -596,6 +601,7 @@ json::value Agent::status() const {
           {"host", config_.name},
           {"version", UNDERSTUDY_VERSION},
           {"time", rfc3339(std::chrono::system_clock::now())},
+          {"health", health_->host_to_json()},
           {"domains", std::move(domains)},
           {"peers", peers_->to_json()}};
 }
@@ -648,6 +654,10 @@ Result<json::value> Agent::timeline(const std::string& name) const {
 Task<Result<json::value>> Agent::start_domain(const std::string& config_toml,
                                               const std::string& file) {
   BOOST_OUTCOME_CO_TRY(auto config, DomainConfig::from_toml(config_toml, file));
+  co_return co_await start_configured(std::move(config));
+}
+
+Task<Result<json::value>> Agent::start_configured(DomainConfig config) {
   const std::string name = config.name;
   if (const auto found = entries_.find(name); found != entries_.end()) {
     if (!found->second->failure) {
@@ -1268,6 +1278,9 @@ Task<void> Agent::serve_control(std::shared_ptr<transport::Link> link) {
 
 Task<json::object> Agent::answer_control(const std::string& peer, json::object request) {
   const auto* kind = request.if_contains("request");
+  if (kind != nullptr &&
+      (*kind == "drill" || *kind == "drill_report" || *kind == "timeline" || *kind == "move_back"))
+    co_return answer_drill(peer, request);
   if (kind == nullptr || *kind != "check") co_return json::object{{"error", "unknown request"}};
   std::vector<Finding> findings;
   const auto* domain = request.if_contains("domain");

@@ -26,7 +26,10 @@
 
 #include "agent/backup_session.h"
 #include "agent/config.h"
+#include "agent/drill_reports.h"
 #include "agent/event_log.h"
+#include "agent/health_watch.h"
+#include "agent/hooks.h"
 #include "agent/peer_watch.h"
 #include "agent/primary_session.h"
 #include "agent/renewal_policy.h"
@@ -114,6 +117,16 @@ class Agent {
   Task<Result<boost::json::value>> repair(const std::string& name, std::string choice);
   Task<Result<boost::json::value>> set(const std::string& name, const SetRequest& request);
 
+  // Hooks and drills (agent/agent_operations.cpp).
+  boost::json::value hooks() const { return hooks_->to_json(); }
+  Task<Result<boost::json::value>> test_hook(std::string name, std::string kind,
+                                             std::string domain);
+  /// Begins a drill of `kind` ("dry", "planned" or "real") and returns its report so far; `by` says
+  /// who asked for it. drill_report() tells the rest.
+  Task<Result<boost::json::value>> drill(std::string name, std::string kind, std::string by);
+  boost::json::value drills(const std::string& domain) const;
+  Result<boost::json::value> drill_report(const std::string& id) const;
+
   Result<boost::json::value> create_token(std::vector<std::string> addresses,
                                           std::chrono::seconds valid_for);
   Task<Result<boost::json::value>> join(const std::string& token);
@@ -154,6 +167,23 @@ class Agent {
   /// The arbiter of the pair with `peer`.
   ArbiterService& arbiter_for(const std::string& peer);
   void on_arbiter(const Arbiter::Claim& claim, Arbiter::Answer answer);
+  // Hooks, health and drills (agent/agent_operations.cpp).
+  void begin_operations();
+  Task<Result<boost::json::value>> start_configured(DomainConfig config);
+  [[nodiscard]] HookContext describe_for_hooks(const std::string& domain) const;
+  [[nodiscard]] HealthHooks::View view_for_health(const std::string& domain) const;
+  Task<void> restart_domain(std::string name, std::string reason);
+  Task<void> move_to_backup(std::string name);
+  Task<void> hold_planned_drill(std::string name, boost::json::object report);
+  Result<boost::json::object> begin_dry_drill(const std::string& name, const std::string& by);
+  Task<void> hold_dry_drill_of(std::shared_ptr<BackupSession> backup, boost::json::object report);
+  Task<void> follow_drill(boost::json::object report, std::string peer, std::string their_id);
+  Task<void> hold_real_drill(std::string name, boost::json::object report);
+  Task<void> keep_drills();
+  void end_drill(const std::string& name, boost::json::object report);
+  [[nodiscard]] boost::json::object new_drill(const std::string& name, const std::string& kind,
+                                              const std::string& peer, const std::string& by) const;
+  boost::json::object answer_drill(const std::string& peer, const boost::json::object& request);
   // Renewal (agent/agent_renewal.cpp): who has no backup and may have another one gets it.
   Task<void> keep_renewed();
   void look_after(Entry& entry);
@@ -224,6 +254,10 @@ class Agent {
   AgentConfig config_;
   StateStore store_;
   EventLog events_;
+  std::unique_ptr<Hooks> hooks_;  ///< Told of every event: goes after whoever records any.
+  DrillReports drills_;
+  std::unique_ptr<HealthWatch> health_;
+  std::set<std::string> drilled_;  ///< Domains with a drill under way here.
   std::map<std::string, std::unique_ptr<ArbiterService>> arbiters_;  ///< By peer, as needed.
   std::unique_ptr<Hypervisor> hypervisor_;
   transport::LocalHost self_;

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "agent/operations_routes.h"
 #include "agent/replay_options.h"
 
 namespace understudy {
@@ -305,6 +306,7 @@ Task<Result<HttpResponse>> dispatch(Agent& agent, const HttpRequest& request) {
   }
   const bool get = request.method == "GET";
   const bool post = request.method == "POST";
+  if (is_operations_route(path)) co_return co_await operations_routes(agent, path, request);
   if (path[1] == "domains") co_return co_await domains(agent, path, request);
   if (get && path.size() == 2) {
     if (path[1] == "status") co_return answer(200, agent.status());

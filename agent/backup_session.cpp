@@ -467,6 +467,37 @@ Task<void> BackupSession::apply(EpochId epoch) {
   co_await carry_out_promotion(promotion_.on_applied(now()));
 }
 
+Task<Result<BackupSession::ImageCopy>> BackupSession::copy_image_to(Rehearsal& rehearsal) {
+  const auto self = shared_from_this();
+  co_await wait_for_image();
+  if (ended_ || promoting() || decisions_.state() != EpochBackup::State::ready ||
+      !image_->consistent())
+    co_return fail(ErrorCode::try_again, "there is no whole image of {} now", record_.name);
+  ImageCopy copy;
+  copy.epoch = image_->committed();
+  copy.generation = record_.generation;
+  copy.device_state.assign(image_->committed_device_state().begin(),
+                           image_->committed_device_state().end());
+  copy.addresses = decode_addresses(addresses_);
+  const auto given_up = std::make_shared<std::atomic<bool>>(false);
+  copy_given_up_ = given_up;
+  // What is whole is applied first, so that memory and device state are of one epoch; what comes
+  // in meanwhile waits for its turn.
+  const auto work = [this, &rehearsal, &copy, given_up] {
+    while (image_->applied() < copy.epoch) image_->apply();
+    return copy_image(standby_->memory(), standby_->memory_file(), rehearsal.memory(),
+                      rehearsal.memory_file(), *given_up);
+  };
+  image_at_work_ = true;
+  const Result<std::uint64_t> copied = co_await run_on(services_.workers, work);
+  image_at_work_ = false;
+  image_idle_.notify_all();
+  copy_given_up_.reset();
+  if (!copied) co_return copied.error();
+  copy.bytes = copied.value();
+  co_return copy;
+}
+
 // --- promotion ---
 
 Result<void> BackupSession::promote(Promotion::Cause cause, std::string_view cause_word,
@@ -515,6 +546,7 @@ Result<void> BackupSession::begin_promotion(Promotion::Actions actions,
     }
     return ok();
   }
+  if (copy_given_up_) copy_given_up_->store(true);
   log_.on_promote_decided();
   promotion_record_ = std::make_shared<PromotionRecord>();
   promotion_record_->generation = promotion_.generation();

@@ -14,6 +14,7 @@
 //   nothing touches the image meanwhile.
 #pragma once
 
+#include <atomic>
 #include <boost/json/object.hpp>
 #include <deque>
 #include <functional>
@@ -32,6 +33,7 @@
 #include "checkpoint/backup_image.h"
 #include "checkpoint/epoch_backup.h"
 #include "failover/promotion.h"
+#include "hypervisor/rehearsal.h"
 #include "replay/input_log.h"
 
 namespace understudy {
@@ -118,6 +120,25 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   /// The primary said its generation in a heartbeat.
   void on_peer_generation(Generation generation);
 
+  /// The last commit, copied for a drill.
+  struct ImageCopy {
+    EpochId epoch;
+    Generation generation;
+    std::uint64_t bytes = 0;
+    std::vector<std::byte> device_state;
+    std::vector<std::vector<IpAddress>> addresses;  ///< Of each interface, as learnt.
+  };
+  /// Copies the last commit into `rehearsal` on a worker. Checkpoints go on to be taken in and
+  /// acknowledged meanwhile, but are applied after it; a promotion ends it. `rehearsal` must live
+  /// until this returns. Errors: try_again (nothing is whole, or it is promoted), no_resources.
+  Task<Result<ImageCopy>> copy_image_to(Rehearsal& rehearsal);
+  /// What the guest was heard from, as of the last commit: each interface's addresses.
+  [[nodiscard]] std::vector<std::vector<IpAddress>> addresses() const {
+    return decode_addresses(addresses_);
+  }
+  /// What the standby was prepared from.
+  [[nodiscard]] const DomainConfig& config() const { return standby_->config(); }
+
   /// Gives the image up. The primary, if it listens, is told with `reason`.
   Task<void> discard(std::string reason);
 
@@ -190,6 +211,8 @@ class BackupSession : public std::enable_shared_from_this<BackupSession> {
   Signal wake_;
   Condition image_idle_;
   bool image_at_work_ = false;  ///< A worker reads or writes it.
+  /// Of a copy under way: set, it ends early.
+  std::shared_ptr<std::atomic<bool>> copy_given_up_;
   bool ended_ = false;
 
   std::uint64_t checkpoints_ = 0;

@@ -10,6 +10,7 @@
 #include <map>
 #include <sstream>
 
+#include "agent/operator_config.h"
 #include "base/toml_text.h"
 
 namespace understudy {
@@ -79,6 +80,16 @@ Reader one_of(std::string& target, std::vector<std::string> choices) {
       return fail(ErrorCode::config, "expected one of: {}", fmt::join(choices, ", "));
     }
     target = text->get();
+    return ok();
+  };
+}
+
+Reader whole_number(std::uint64_t& target, std::int64_t most) {
+  return [&target, most](const toml::node& node) -> Result<void> {
+    const auto* number = node.as_integer();
+    if (number == nullptr || number->get() < 0 || number->get() > most)
+      return fail(ErrorCode::config, "expected a whole number from 0 to {}", most);
+    target = static_cast<std::uint64_t>(number->get());
     return ok();
   };
 }
@@ -160,9 +171,12 @@ Result<std::chrono::microseconds> parse_duration(std::string_view text) {
     if (unit == "ms") microseconds = number * 1e3;
     if (unit == "s") microseconds = number * 1e6;
     if (unit == "min") microseconds = number * 60e6;
+    if (unit == "h") microseconds = number * 3600e6;
+    if (unit == "d") microseconds = number * 86'400e6;
   }
-  if (!(microseconds >= 0 && microseconds <= 86'400e6)) {
-    return fail(ErrorCode::usage, "'{}' is no duration; expected a number with us, ms, s or min",
+  if (!(microseconds >= 0 && microseconds <= 31 * 86'400e6)) {
+    return fail(ErrorCode::usage,
+                "'{}' is no duration; expected a number with us, ms, s, min, h or d, at most 31d",
                 text);
   }
   return std::chrono::microseconds(static_cast<std::int64_t>(microseconds));
@@ -196,6 +210,9 @@ Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_vi
       {"qemu.memory_directory", into(config.memory_directory)},
       {"qemu.preload_library", into(config.preload_library)},
       {"qemu.tracking", one_of(config.tracking, {"auto", "pagemap_scan", "full_compare"})},
+      {"health.memory_mib_min", whole_number(config.health_memory_mib_min, 1 << 24)},
+      {"health.disk_mib_min", whole_number(config.health_disk_mib_min, 1 << 24)},
+      {"health.loop_lag_max", into(config.health_loop_lag_max)},
       {"log.level", one_of(config.log_level, {"trace", "debug", "info", "warning", "error"})},
   };
 
@@ -221,6 +238,12 @@ Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_vi
         BOOST_OUTCOME_TRY(config.arbiters[peer_name],
                           read_arbiter(file_name, "arbiter." + peer_name, inner_node));
       }
+    } else if (name == "hook") {
+      BOOST_OUTCOME_TRY(config.hooks, read_hooks(file_name, node));
+    } else if (name == "probe") {
+      BOOST_OUTCOME_TRY(config.probes, read_probes(file_name, node));
+    } else if (name == "drill") {
+      BOOST_OUTCOME_TRY(config.drills, read_drills(file_name, node));
     } else if (section != nullptr) {
       for (const auto& [inner_key, inner_node] : *section) {
         BOOST_OUTCOME_TRY(read(name + "." + std::string(inner_key.str()), inner_node));

@@ -14,6 +14,8 @@
 #include <string_view>
 #include <vector>
 
+#include "agent/hook_config.h"
+#include "agent/probe_config.h"
 #include "arbiter/arbiter_config.h"
 #include "base/result.h"
 
@@ -51,6 +53,14 @@ struct AgentConfig {
 
   std::string log_level = "info";
 
+  std::vector<HookConfig> hooks;
+  std::vector<ProbeConfig> probes;
+  std::vector<DrillConfig> drills;
+  /// The host's own health: below, or above, these it is told as ill.
+  std::uint64_t health_memory_mib_min = 128;
+  std::uint64_t health_disk_mib_min = 256;
+  std::chrono::microseconds health_loop_lag_max{100'000};
+
   /// By the peer's name; "default" is for all others.
   std::map<std::string, ArbiterConfig> arbiters;
   /// The arbiter of the pair with `peer`; kind none unless configured.
@@ -62,7 +72,8 @@ struct AgentConfig {
   static Result<AgentConfig> from_file(const std::filesystem::path& path);
 };
 
-/// "25ms", "2s", "100us", "1.5s" as a duration; an error says what was expected.
+/// "25ms", "2s", "100us", "1.5s", "12h", "7d" as a duration of at most 31 days; an error says what
+/// was expected.
 Result<std::chrono::microseconds> parse_duration(std::string_view text);
 
 }  // namespace understudy

@@ -8,7 +8,9 @@
 #include <deque>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 
@@ -49,6 +51,9 @@ class EventLog {
   /// Records an event and writes it to the agent's log, too.
   void record(Severity severity, std::string domain, std::string kind, std::string message,
               boost::json::object fields = {});
+  /// From now on `listener` is told each event, right after it was recorded, on the caller's thread
+  /// of record(). It must be quick and must not record events itself before it returned.
+  void subscribe(std::function<void(const Event&)> listener);
   /// Events with a sequence above `after`, oldest first, of `domain` (empty: all); at most `limit`:
   /// the oldest ones if `oldest_first` (somebody follows), else the newest.
   [[nodiscard]] std::deque<Event> list(const std::string& domain, std::uint64_t after,
@@ -66,6 +71,7 @@ class EventLog {
   std::ofstream file_;
   std::deque<Event> events_;
   std::uint64_t last_sequence_ = 0;
+  std::vector<std::function<void(const Event&)>> listeners_;
 };
 
 }  // namespace understudy

@@ -110,6 +110,10 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   [[nodiscard]] const EpochPrimary& decisions() const { return decisions_; }
   [[nodiscard]] const PauseStatistics& pauses() const { return pauses_; }
 
+  /// What the guest was heard from so far: each interface's addresses, encoded as a checkpoint
+  /// carries them.
+  [[nodiscard]] std::vector<std::byte> learnt_addresses() const;
+
  private:
   struct SyncProgress {
     std::uint64_t pages_sent = 0;
@@ -150,7 +154,6 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   Task<Result<void>> resume();
   void send_log(std::vector<std::byte> batch);
   void report(const replay::ReleaseRule::Report& report);
-  [[nodiscard]] std::vector<std::byte> learnt_addresses() const;
   void finish(PrimaryEnd end);
   Task<void> wait_for_drive();
   void update_conditions(Conditions& conditions) const;

@@ -28,8 +28,8 @@ void Arguments::set(std::string name, std::vector<std::string> values) {
 
 const CommandTable& command_table() {
   static const CommandTable table = {
-      pairing_verbs(),   domain_verbs(),   protection_verbs(),
-      dangerous_verbs(), watching_verbs(), own_verbs(),
+      pairing_verbs(),  domain_verbs(),     protection_verbs(), dangerous_verbs(),
+      watching_verbs(), operations_verbs(), own_verbs(),
   };
   return table;
 }

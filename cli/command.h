@@ -119,6 +119,7 @@ CommandFamily domain_verbs();
 CommandFamily protection_verbs();
 CommandFamily dangerous_verbs();
 CommandFamily watching_verbs();
+CommandFamily operations_verbs();
 CommandFamily own_verbs();
 
 }  // namespace understudy::cli

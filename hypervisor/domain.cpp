@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "hypervisor/rehearsal.h"
+
 namespace understudy {
 
 std::uint64_t count_pages(const DirtySet& set) {
@@ -79,6 +81,10 @@ Result<std::vector<InputProgress>> Domain::input_progress() {
 
 Task<Result<bool>> Domain::takes_inputs() {
   co_return false;
+}
+
+Task<Result<std::unique_ptr<Rehearsal>>> Hypervisor::prepare_rehearsal(DomainConfig /*config*/) {
+  co_return fail(ErrorCode::unavailable, "{} domains cannot be rehearsed", name());
 }
 
 Task<Result<std::unique_ptr<Domain>>> Hypervisor::find(std::string name) {

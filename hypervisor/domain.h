@@ -259,6 +259,8 @@ class Standby {
   Standby() = default;
 };
 
+class Rehearsal;  // hypervisor/rehearsal.h
+
 /// Makes domains and standbys on this host.
 class Hypervisor {
  public:
@@ -285,6 +287,11 @@ class Hypervisor {
   /// Makes a paused domain with an empty image. `config` is one that Domain::config() gave on the
   /// primary. On an error nothing is left behind.
   virtual Task<Result<std::unique_ptr<Standby>>> prepare_standby(DomainConfig config) = 0;
+
+  /// Makes a paused domain with empty memory for a drill, in a network of its own that leads
+  /// nowhere. Checked as prepare_standby() is, free memory above all. It is gone when this process
+  /// is. Errors: unavailable if this hypervisor cannot; otherwise as prepare_standby().
+  virtual Task<Result<std::unique_ptr<Rehearsal>>> prepare_rehearsal(DomainConfig config);
 
   /// Everything that could go wrong with start() (or prepare_standby(), if `as_standby`), found
   /// without touching anything. A config is fine if no finding is a refusal; start() and

@@ -14,6 +14,7 @@
 #include "hypervisor/qemu/qemu_domain.h"
 #include "hypervisor/qemu/qemu_instance.h"
 #include "hypervisor/qemu/qemu_process.h"
+#include "hypervisor/qemu/qemu_rehearsal.h"
 #include "hypervisor/qemu/qemu_standby.h"
 #include "hypervisor/qemu/tap.h"
 #include "hypervisor/qemu/write_tracking.h"
@@ -116,6 +117,16 @@ class QemuHypervisor final : public Hypervisor {
     co_return std::make_unique<QemuDomain>(std::move(instance));
   }
 
+  Task<Result<std::unique_ptr<Rehearsal>>> prepare_rehearsal(DomainConfig config) override {
+    // Two domains must not write one log.
+    config.console_log.clear();
+    BOOST_OUTCOME_CO_TRY(auto network, IsolatedNetwork::create());
+    BOOST_OUTCOME_CO_TRY(auto instance,
+                         co_await start_instance(std::move(config), QemuInstance::Role::standby,
+                                                 std::move(network)));
+    co_return std::make_unique<QemuRehearsal>(std::move(instance));
+  }
+
   Task<std::vector<Finding>> check(const DomainConfig& config, bool as_standby) override {
     std::vector<Finding> findings;
     for (Check& check : co_await run_checks(config, as_standby)) {
@@ -136,8 +147,10 @@ class QemuHypervisor final : public Hypervisor {
     return std::nullopt;
   }
 
-  Task<Result<std::shared_ptr<QemuInstance>>> start_instance(DomainConfig config,
-                                                             QemuInstance::Role role) {
+  Task<Result<std::shared_ptr<QemuInstance>>> start_instance(
+      DomainConfig config, QemuInstance::Role role,
+      std::optional<IsolatedNetwork> isolation = std::nullopt) {
+    const bool isolated = isolation.has_value();
     const bool as_standby = role == QemuInstance::Role::standby;
     for (const Check& check : co_await run_checks(config, as_standby)) {
       if (check.finding.severity == Finding::Severity::refusal) {
@@ -148,14 +161,19 @@ class QemuHypervisor final : public Hypervisor {
       co_return fail(ErrorCode::unavailable, "write tracking: {}", *tracking_obstacle_);
     }
     BOOST_OUTCOME_CO_TRY(config.accelerator, choose_accelerator(config.accelerator));
+    std::optional<std::string> obstacle = tracking_obstacle_;
+    if (isolated) obstacle = "a rehearsal is never copied";
     BOOST_OUTCOME_CO_TRY(auto instance,
                          co_await QemuInstance::start(executor_, options_, options_.preload_library,
-                                                      tracking_obstacle_, std::move(config), role));
+                                                      std::move(obstacle), std::move(config), role,
+                                                      std::move(isolation)));
     instances_.push_back(instance);
     spdlog::info("qemu: {} domain={} machine={} accelerator={} version={}",
-                 as_standby ? "standby ready" : "started", instance->config().name,
-                 instance->config().machine, to_string(instance->config().accelerator),
-                 instance->monitor().qemu_version());
+                 isolated     ? "rehearsal ready"
+                 : as_standby ? "standby ready"
+                              : "started",
+                 instance->config().name, instance->config().machine,
+                 to_string(instance->config().accelerator), instance->monitor().qemu_version());
     co_return instance;
   }
 

@@ -138,9 +138,11 @@ QemuInstance::~QemuInstance() = default;
 
 Task<Result<std::shared_ptr<QemuInstance>>> QemuInstance::start(
     asio::any_io_executor executor, const QemuOptions& options, fs::path preload_library,
-    std::optional<std::string> tracking_obstacle, DomainConfig config, Role role) {
+    std::optional<std::string> tracking_obstacle, DomainConfig config, Role role,
+    std::optional<IsolatedNetwork> isolation) {
   std::shared_ptr<QemuInstance> instance(
       new QemuInstance(std::move(executor), options, std::move(config), role));
+  instance->isolation_ = std::move(isolation);
   if (tracking_obstacle) instance->tracking_reason_ = *tracking_obstacle;
   Result<void> started = co_await instance->launch(preload_library);
   if (!started) {
@@ -163,18 +165,17 @@ Task<Result<void>> QemuInstance::launch(const fs::path& preload_library) {
   BOOST_OUTCOME_CO_TRY(memory_,
                        MemoryFile::create(options_.memory_directory, config_.memory_bytes));
 
-  std::vector<Tap> taps;
-  for (std::size_t i = 0; i < config_.nics.size(); ++i) {
-    BOOST_OUTCOME_CO_TRY(Tap tap, create_tap(config_.name, static_cast<unsigned>(i)));
-    outputs_.push_back({tap.device, config_.nics[i].bridge, config_.nics[i].mac});
-    taps.push_back(std::move(tap));
-  }
+  BOOST_OUTCOME_CO_TRY(std::vector<Tap> taps, make_taps());
   if (role_ == Role::domain) {
     BOOST_OUTCOME_CO_TRY(attach_taps());
   }
 
   Command command;
   command.arguments = qemu_arguments(options_.qemu_binary, config_, role_ == Role::standby);
+  // The one process that may not outlive us: what it runs is a copy of a domain that lives.
+  if (isolation_) {
+    command.arguments.insert(command.arguments.begin(), {"setpriv", "--pdeathsig", "KILL", "--"});
+  }
   command.output = log_path_;
   command.descriptors = {{kMonitorDescriptor, listening.socket.get()},
                          {kMemoryDescriptor, memory_->fd()}};
@@ -188,6 +189,8 @@ Task<Result<void>> QemuInstance::launch(const fs::path& preload_library) {
   taps.clear();
 
   BOOST_OUTCOME_CO_TRY(co_await connect());
+  // Nobody will look for it after a crash of ours: no name of it stays.
+  if (isolation_) fs::remove(monitor_path_);
   BOOST_OUTCOME_CO_TRY(co_await prepare_monitor());
   if (tracking_reason_.empty()) {
     if (auto opened = open_tracker(); !opened) {
@@ -196,6 +199,20 @@ Task<Result<void>> QemuInstance::launch(const fs::path& preload_library) {
     }
   }
   co_return ok();
+}
+
+Result<std::vector<Tap>> QemuInstance::make_taps() {
+  std::vector<Tap> taps;
+  const auto make = [this, &taps]() -> Result<void> {
+    for (std::size_t i = 0; i < config_.nics.size(); ++i) {
+      BOOST_OUTCOME_TRY(Tap tap, create_tap(config_.name, static_cast<unsigned>(i)));
+      outputs_.push_back({tap.device, config_.nics[i].bridge, config_.nics[i].mac});
+      taps.push_back(std::move(tap));
+    }
+    return ok();
+  };
+  BOOST_OUTCOME_TRY(isolation_ ? isolation_->inside(make) : make());
+  return taps;
 }
 
 Task<Result<void>> QemuInstance::connect() {
@@ -272,6 +289,10 @@ Result<std::vector<UniqueFd>> QemuInstance::fetch_taps() {
 
 Result<void> QemuInstance::attach_taps() {
   for (const OutputInterface& output : outputs_) {
+    if (isolation_) {
+      BOOST_OUTCOME_TRY(isolation_->bring_up(output.device));
+      continue;
+    }
     BOOST_OUTCOME_TRY(attach_tap(output.device, output.bridge));
   }
   return ok();

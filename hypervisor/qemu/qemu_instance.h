@@ -17,10 +17,12 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "hypervisor/domain.h"
+#include "hypervisor/qemu/isolated_network.h"
 #include "hypervisor/qemu/memory_file.h"
 #include "hypervisor/qemu/qemu_hypervisor.h"
 #include "hypervisor/qemu/qemu_process.h"
 #include "hypervisor/qemu/qmp_client.h"
+#include "hypervisor/qemu/tap.h"
 #include "hypervisor/qemu/write_tracking.h"
 
 namespace understudy {
@@ -42,11 +44,12 @@ class QemuInstance {
 
   /// Starts QEMU for `config` and prepares its monitor. A domain's taps are attached to their
   /// bridges; its guest starts at once. On an error nothing is left behind. `tracking_obstacle` is
-  /// why writes cannot be tracked on this host, if that is known.
+  /// why writes cannot be tracked on this host, if that is known. With `isolation` its taps are
+  /// made in there and stay there, and the process is killed when we end, however we do.
   static Task<Result<std::shared_ptr<QemuInstance>>> start(
       boost::asio::any_io_executor executor, const QemuOptions& options,
       std::filesystem::path preload_library, std::optional<std::string> tracking_obstacle,
-      DomainConfig config, Role role);
+      DomainConfig config, Role role, std::optional<IsolatedNetwork> isolation = std::nullopt);
 
   /// Takes up the process that `state` (a runtime_state) names.
   static Task<Result<std::shared_ptr<QemuInstance>>> adopt(boost::asio::any_io_executor executor,
@@ -72,6 +75,8 @@ class QemuInstance {
   QmpClient& monitor() { return *monitor_; }
   Told& told() { return told_; }
   boost::asio::any_io_executor executor() const { return executor_; }
+  /// Where its taps lie, if that is not the host's network.
+  const std::optional<IsolatedNetwork>& isolation() const { return isolation_; }
 
   /// The tracker, or nothing; then tracking_reason() says why.
   std::optional<WriteTracker>& tracker() { return tracker_; }
@@ -105,6 +110,7 @@ class QemuInstance {
   Task<Result<void>> launch(const std::filesystem::path& preload_library);
   Task<Result<void>> connect();
   Task<Result<void>> prepare_monitor();
+  Result<std::vector<Tap>> make_taps();
   Result<void> open_tracker();
   void on_event(const QmpEvent& event);
   void remove_files() const;
@@ -113,6 +119,7 @@ class QemuInstance {
   QemuOptions options_;
   DomainConfig config_;
   Role role_;
+  std::optional<IsolatedNetwork> isolation_;
   std::optional<MemoryFile> memory_;
   std::vector<OutputInterface> outputs_;
   std::filesystem::path monitor_path_;

@@ -1,0 +1,496 @@
+// What the agent does beside protecting: hooks are told, services are probed and what is configured
+// for an ill one is done, drills are held and their reports kept. The decisions are elsewhere
+// (failover/health.h, agent/drill_schedule.h); here they are joined to the domains.
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/json.hpp>
+#include <cmath>
+#include <ctime>
+
+#include "agent/agent.h"
+#include "agent/drill_schedule.h"
+#include "agent/dry_drill.h"
+#include "hypervisor/qemu/qemu_process.h"
+
+namespace understudy {
+namespace {
+
+namespace json = boost::json;
+using Clock = std::chrono::steady_clock;
+
+void rethrow(const std::exception_ptr& failure) {
+  if (failure) std::rethrow_exception(failure);
+}
+
+std::string text_at(const json::object& object, std::string_view field) {
+  const auto* value = object.if_contains(field);
+  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
+}
+
+unsigned minute_of_day() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  ::localtime_r(&now, &parts);
+  return static_cast<unsigned>(parts.tm_hour * 60 + parts.tm_min);
+}
+
+}  // namespace
+
+void Agent::begin_operations() {
+  hooks_ = std::make_unique<Hooks>(
+      context_.get_executor(), config_.hooks, events_,
+      [this](const std::string& domain) { return describe_for_hooks(domain); });
+  HealthHooks hooks;
+  hooks.view = [this](const std::string& domain) { return view_for_health(domain); };
+  hooks.act = [this](const std::string& domain, const std::string& action,
+                     const std::string& reason) {
+    if (action == "restart")
+      boost::asio::co_spawn(context_, restart_domain(domain, reason), rethrow);
+    if (action == "move") boost::asio::co_spawn(context_, move_to_backup(domain), rethrow);
+  };
+  health_ = std::make_unique<HealthWatch>(
+      context_.get_executor(), config_.probes,
+      HostHealth::Config{.memory_bytes_min = config_.health_memory_mib_min << 20U,
+                         .disk_bytes_min = config_.health_disk_mib_min << 20U,
+                         .loop_lag_max = config_.health_loop_lag_max},
+      config_.state_directory, events_, std::move(hooks));
+  health_->start();
+  if (!config_.drills.empty()) boost::asio::co_spawn(context_, keep_drills(), rethrow);
+}
+
+// --- hooks ---
+
+HookContext Agent::describe_for_hooks(const std::string& domain) const {
+  HookContext context;
+  context.host = config_.name;
+  const auto found = entries_.find(domain);
+  if (found == entries_.end()) return context;
+  const Entry& entry = *found->second;
+  context.peer = entry.record.peer;
+  context.generation = entry.record.generation.value;
+  std::vector<std::vector<IpAddress>> learnt;
+  if (entry.primary) {
+    context.epoch = entry.primary->decisions().acknowledged().value;
+    learnt = decode_addresses(entry.primary->learnt_addresses());
+  } else if (entry.backup) {
+    context.epoch = entry.backup->view().committed.value;
+    learnt = entry.backup->addresses();
+  }
+  for (const auto& addresses : learnt) {
+    for (const IpAddress& address : addresses) context.addresses.push_back(address.to_string());
+  }
+  return context;
+}
+
+Task<Result<json::value>> Agent::test_hook(std::string name, std::string kind, std::string domain) {
+  co_return co_await hooks_->test(std::move(name), std::move(kind), std::move(domain));
+}
+
+// --- health ---
+
+HealthHooks::View Agent::view_for_health(const std::string& domain) const {
+  HealthHooks::View view;
+  const auto found = entries_.find(domain);
+  if (found == entries_.end()) return view;
+  const Entry& entry = *found->second;
+  view.runs_here = entry.domain && !entry.failure && !entry.starting && !entry.stopping;
+  if (!view.runs_here) return view;
+  view.run = entry.record.generation.value;
+  const json::object status = status_of(entry);
+  for (const auto& condition : status.at("conditions").as_array()) {
+    if (condition.at("type") != "OutputFlowing") continue;
+    view.output_flows = condition.at("status") == true;
+    if (!view.output_flows) view.held_because = condition.at("message").as_string();
+  }
+  return view;
+}
+
+// The same domain from the beginning: what its memory held is gone, so this is for services that
+// are safe to be switched off. Its protection is renewed by itself.
+Task<void> Agent::restart_domain(std::string name, std::string reason) {
+  const auto failed = [&](const std::string& why) {
+    events_.record(Severity::critical, name, "restart_failed",
+                   fmt::format("not restarted ({}): {}", reason, why));
+  };
+  auto found = find_running(name);
+  if (!found) co_return failed(found.error().message());
+  if (found.value()->busy) co_return failed("another request is at work on it");
+  const DomainRecord before = found.value()->record;
+  DomainConfig config = found.value()->domain->config();
+  const bool was_protected = found.value()->primary != nullptr;
+  events_.record(Severity::warning, name, "domain_restarted",
+                 fmt::format("restarted from the beginning: {}", reason));
+  if (was_protected) {
+    if (auto ended = co_await unprotect(name); !ended) co_return failed(ended.error().message());
+  }
+  if (auto stopped = co_await stop_domain(name, false); !stopped)
+    co_return failed(stopped.error().message());
+  auto started = co_await start_configured(std::move(config));
+  if (!started) co_return failed(started.error().message());
+  const auto entry = entries_.find(name);
+  if (!was_protected || entry == entries_.end()) co_return;
+  DomainRecord& record = entry->second->record;
+  record.peer = before.peer;
+  record.mode = before.mode;
+  record.interval_us = before.interval_us;
+  record.replay = before.replay;
+  record.renewal = before.renewal;
+  record.protect_again = true;
+  if (auto saved = save(*entry->second); !saved) co_return failed(saved.error().message());
+}
+
+// For an ill service: to where its host cannot be the reason; an illness in the guest's memory goes
+// along. And for the way back of a drill.
+Task<void> Agent::move_to_backup(std::string name) {
+  auto moved = co_await move(name, "");
+  if (!moved)
+    events_.record(Severity::critical, name, "move_failed",
+                   fmt::format("not moved to its backup: {}", moved.error().message()));
+}
+
+// --- drills ---
+
+json::object Agent::new_drill(const std::string& name, const std::string& kind,
+                              const std::string& peer, const std::string& by) const {
+  return {{"id", drills_.new_id(name, kind)},
+          {"domain", name},
+          {"kind", kind},
+          {"host", config_.name},
+          {"peer", peer},
+          {"asked_by", by},
+          {"started", rfc3339(std::chrono::system_clock::now())},
+          {"outcome", "in_progress"}};
+}
+
+void Agent::end_drill(const std::string& name, json::object report) {
+  const bool passed = text_at(report, "outcome") == "passed";
+  const std::string id = text_at(report, "id");
+  const std::string kind = text_at(report, "kind");
+  const std::string summary = text_at(report, "summary");
+  if (auto saved = drills_.save(std::move(report)); !saved)
+    spdlog::warn("domain={} the drill's report could not be kept: {}", name,
+                 saved.error().message());
+  drilled_.erase(name);
+  events_.record(passed ? Severity::info : Severity::warning, name,
+                 passed ? "drill_ended" : "drill_failed",
+                 fmt::format("{} drill: {}", kind, summary), {{"drill", id}, {"kind", kind}});
+}
+
+Result<json::object> Agent::begin_dry_drill(const std::string& name, const std::string& by) {
+  BOOST_OUTCOME_TRY(auto* entry, find(name));
+  if (!entry->backup)
+    return fail(ErrorCode::usage, "{} holds no image of {}: a dry drill tries the backup's",
+                config_.name, name);
+  if (entry->backup->view().role != PeerRole::holding || entry->backup->promoting() ||
+      entry->backup->view().committed.value == 0)
+    return fail(ErrorCode::try_again, "the image of {} is not whole: there is nothing to try",
+                name);
+  if (!drilled_.insert(name).second)
+    return fail(ErrorCode::try_again, "a drill of {} is under way", name);
+  json::object report = new_drill(name, "dry", entry->record.peer, by);
+  (void)drills_.save(report);
+  events_.record(Severity::info, name, "drill_started", "a dry drill: a copy of the last commit",
+                 {{"drill", report.at("id")}, {"kind", "dry"}});
+  boost::asio::co_spawn(context_, hold_dry_drill_of(entry->backup, report), rethrow);
+  return report;
+}
+
+Task<void> Agent::hold_dry_drill_of(std::shared_ptr<BackupSession> backup, json::object report) {
+  const std::string name = text_at(report, "domain");
+  DryDrill drill{context_.get_executor(), *hypervisor_, std::move(backup),
+                 health_->probes_of(name)};
+  json::object ended = co_await hold_dry_drill(std::move(drill), std::move(report));
+  end_drill(name, std::move(ended));
+}
+
+Task<Result<json::value>> Agent::drill(std::string name, std::string kind, std::string by) {
+  if (kind != "dry" && kind != "planned" && kind != "real")
+    co_return fail(ErrorCode::usage, "kind '{}': expected dry, planned or real", kind);
+  BOOST_OUTCOME_CO_TRY(auto* entry, find(name));
+  if (kind == "dry" && entry->backup) {
+    BOOST_OUTCOME_CO_TRY(auto begun, begin_dry_drill(name, by));
+    co_return json::value(std::move(begun));
+  }
+  if (!entry->primary || !entry->domain ||
+      entry->primary->decisions().state() != EpochPrimary::State::protecting)
+    co_return fail(ErrorCode::usage,
+                   "{} is not protected and running on {}: a drill tries a protection", name,
+                   config_.name);
+  if (!drilled_.insert(name).second)
+    co_return fail(ErrorCode::try_again, "a drill of {} is under way", name);
+  const std::string peer = entry->record.peer;
+  json::object report = new_drill(name, kind, peer, by);
+  report["generation"] = entry->record.generation.value;
+  if (kind == "real") {
+    report["epoch"] = entry->primary->decisions().acknowledged().value;
+    (void)drills_.save(report);
+    events_.record(Severity::warning, name, "drill_started",
+                   fmt::format("a real drill: the domain here is killed, {} takes over", peer),
+                   {{"drill", report.at("id")}, {"kind", kind}, {"peer", peer}});
+    boost::asio::co_spawn(context_, hold_real_drill(name, report), rethrow);
+    co_return json::value(std::move(report));
+  }
+  if (kind == "planned") {
+    (void)drills_.save(report);
+    events_.record(Severity::info, name, "drill_started",
+                   fmt::format("a planned drill: to {} and back", peer),
+                   {{"drill", report.at("id")}, {"kind", kind}, {"peer", peer}});
+    boost::asio::co_spawn(context_, hold_planned_drill(name, report), rethrow);
+    co_return json::value(std::move(report));
+  }
+  json::value request = {{"request", "drill"}, {"domain", name}};
+  auto answered = co_await ask_peer(peer, std::move(request));
+  std::string refused;
+  if (!answered) {
+    refused = answered.error().message();
+  } else if (answered.value().contains("error")) {
+    refused = text_at(answered.value(), "error");
+  }
+  if (!refused.empty()) {
+    drilled_.erase(name);
+    co_return fail(ErrorCode::unavailable, "{} does not hold the drill: {}", peer, refused);
+  }
+  (void)drills_.save(report);
+  boost::asio::co_spawn(context_, follow_drill(report, peer, text_at(answered.value(), "id")),
+                        rethrow);
+  co_return json::value(std::move(report));
+}
+
+// The other host holds it; its report becomes ours, too.
+Task<void> Agent::follow_drill(json::object report, std::string peer, std::string their_id) {
+  const std::string name = text_at(report, "domain");
+  const auto end = Clock::now() + std::chrono::minutes(10);
+  std::string problem = "no word of it";
+  while (Clock::now() < end && !stopping_) {
+    co_await sleep_for(std::chrono::milliseconds(500));
+    json::value request = {{"request", "drill_report"}, {"id", their_id}};
+    auto answered = co_await ask_peer(peer, std::move(request));
+    if (!answered) {
+      problem = answered.error().message();
+      continue;
+    }
+    json::object theirs = std::move(answered.value());
+    if (theirs.contains("error")) {
+      problem = text_at(theirs, "error");
+      break;
+    }
+    if (text_at(theirs, "outcome") == "in_progress") continue;
+    for (const char* const own : {"id", "asked_by"}) theirs[own] = report[own];
+    end_drill(name, std::move(theirs));
+    co_return;
+  }
+  report["outcome"] = "failed";
+  report["summary"] = fmt::format("{} did not tell how it ended: {}", peer, problem);
+  end_drill(name, std::move(report));
+}
+
+// There and back. What stands still is told by the host that the domain comes to.
+Task<void> Agent::hold_planned_drill(std::string name, json::object report) {
+  const std::string peer = text_at(report, "peer");
+  const auto patience = std::chrono::minutes(3);
+  DrillClock clock;
+  json::array to_mend;
+  json::array checks;
+  std::string failure;
+  auto moved = co_await move(name, "");
+  clock.step(fmt::format("moved to {}", peer));
+  if (!moved) failure = moved.error().message();
+  double stood_ms = 0;
+  const auto note = [&](const json::object& timeline, const std::string& host) {
+    const auto* stood = timeline.if_contains("stood_ms");
+    const double ms = stood == nullptr ? 0 : stood->to_number<double>();
+    stood_ms = std::max(stood_ms, ms);
+    checks.push_back({{"name", "handed over to " + host},
+                      {"passed", true},
+                      {"message", fmt::format("the guest stood still for {:.1f} ms", ms)},
+                      {"took_ms", ms}});
+  };
+  if (failure.empty()) {
+    json::value ask = {{"request", "timeline"}, {"domain", name}};
+    auto told = co_await ask_peer(peer, std::move(ask));
+    if (told && !told.value().contains("error")) note(told.value(), peer);
+    // It comes back when it is protected again: until then there is no warm backup here.
+    failure = "not protected again within three minutes";
+    for (const auto end = Clock::now() + patience; Clock::now() < end && !stopping_;) {
+      json::value request = {{"request", "move_back"}, {"domain", name}};
+      auto answered = co_await ask_peer(peer, std::move(request));
+      if (!answered) {
+        failure = answered.error().message();
+      } else if (answered.value().contains("error")) {
+        failure = text_at(answered.value(), "error");
+      } else {
+        failure.clear();
+        break;
+      }
+      co_await sleep_for(std::chrono::milliseconds(200));
+    }
+    clock.step("protected again from there");
+  }
+  if (failure.empty()) {
+    const auto end = Clock::now() + std::chrono::minutes(1);
+    while (!find_running(name) && Clock::now() < end && !stopping_)
+      co_await sleep_for(std::chrono::milliseconds(20));
+    clock.step("moved back");
+    if (!find_running(name)) {
+      failure = fmt::format("it did not come back from {}", peer);
+    } else if (const auto told = timeline(name); told) {
+      note(told.value().as_object(), config_.name);
+    }
+  }
+  const bool passed = failure.empty();
+  report["outcome"] = passed ? "passed" : "failed";
+  report["summary"] =
+      passed
+          ? fmt::format("handed over to {} and back; the guest stood still for {:.1f} ms at worst",
+                        peer, stood_ms)
+          : failure;
+  report["outage_ms"] = stood_ms;
+  report["lost"] = "nothing: a hand-over keeps all that was said";
+  if (!passed) {
+    to_mend.emplace_back(fmt::format("see `understudy status {}` on {} and {}: one of them runs it",
+                                     name, config_.name, peer));
+  }
+  report["took_ms"] = clock.total_ms();
+  report["phases"] = clock.phases();
+  report["checks"] = std::move(checks);
+  report["to_mend"] = std::move(to_mend);
+  end_drill(name, std::move(report));
+}
+
+// As if the domain's process had crashed: nobody here is told beforehand.
+Task<void> Agent::hold_real_drill(std::string name, json::object report) {
+  const std::string peer = text_at(report, "peer");
+  json::array checks;
+  json::array to_mend;
+  DrillClock clock;
+  const auto found = find_running(name);
+  std::string failure = found ? "" : found.error().message();
+  if (failure.empty()) {
+    const json::value runtime = found.value()->domain->runtime_state();
+    const auto* process =
+        runtime.is_object() ? runtime.get_object().if_contains("process") : nullptr;
+    auto identity = process == nullptr
+                        ? Result<ProcessIdentity>(fail(ErrorCode::unavailable,
+                                                       "{} domains cannot be killed for a drill",
+                                                       hypervisor_->name()))
+                        : ProcessIdentity::from_json(*process);
+    auto adopted = identity ? Process::adopt(context_.get_executor(), identity.value())
+                            : Result<std::unique_ptr<Process>>(identity.error());
+    if (adopted) {
+      adopted.value()->kill();
+    } else {
+      failure = adopted.error().message();
+    }
+  }
+  const auto killed = Clock::now();
+  std::optional<json::object> timeline;
+  const std::uint64_t generation = report["generation"].to_number<std::uint64_t>();
+  while (failure.empty() && !timeline && Clock::now() < killed + std::chrono::seconds(60)) {
+    json::value request = {{"request", "timeline"}, {"domain", name}};
+    auto answered = co_await ask_peer(peer, std::move(request));
+    if (answered && text_at(answered.value(), "outcome") == "promoted" &&
+        answered.value().at("generation").to_number<std::uint64_t>() > generation) {
+      timeline = std::move(answered.value());
+    } else {
+      co_await sleep_for(std::chrono::milliseconds(20));
+    }
+  }
+  clock.step("killed, and heard that the backup runs it");
+  if (failure.empty() && !timeline) failure = fmt::format("{} did not take over within 60 s", peer);
+  if (failure.empty()) {
+    report["outcome"] = "passed";
+    report["summary"] =
+        fmt::format("{} runs it, generation {}", peer, json::serialize(timeline->at("generation")));
+    report["outage_ms"] = clock.total_ms();
+    report["lost"] = fmt::format(
+        "what the guest did after epoch {} or a later one that was committed: nobody was told of "
+        "it",
+        json::serialize(report["epoch"]));
+    report["timeline"] = *timeline;
+    checks.push_back({{"name", "the backup took over"},
+                      {"passed", true},
+                      {"message", report["summary"]},
+                      {"took_ms", clock.total_ms()}});
+    to_mend.emplace_back(fmt::format(
+        "{} runs without a backup until its protection is renewed (`understudy status {}` on {})",
+        name, name, peer));
+  } else {
+    report["outcome"] = "failed";
+    report["summary"] = failure;
+    to_mend.emplace_back(fmt::format(
+        "see `understudy events {}` and `understudy repair {}` on both hosts", name, name));
+  }
+  report["took_ms"] = clock.total_ms();
+  report["phases"] = clock.phases();
+  report["checks"] = std::move(checks);
+  report["to_mend"] = std::move(to_mend);
+  end_drill(name, std::move(report));
+}
+
+// What a peer may ask about drills: only of domains whose image is held here for it.
+json::object Agent::answer_drill(const std::string& peer, const json::object& request) {
+  const auto refuse = [](const std::string& why) { return json::object{{"error", why}}; };
+  if (text_at(request, "request") == "drill_report") {
+    auto report = drills_.find(text_at(request, "id"));
+    if (!report || text_at(report.value(), "peer") != peer) return refuse("no such drill");
+    return std::move(report.value());
+  }
+  const std::string name = text_at(request, "domain");
+  const auto found = entries_.find(name);
+  if (found == entries_.end() || found->second->record.peer != peer)
+    return refuse(fmt::format("{} has nothing of {} for {}", config_.name, name, peer));
+  if (text_at(request, "request") == "timeline") {
+    auto told = timeline(name);
+    return told ? told.value().as_object() : refuse(told.error().message());
+  }
+  if (text_at(request, "request") == "move_back") {
+    Entry& entry = *found->second;
+    if (!entry.primary || !entry.domain || entry.busy ||
+        entry.primary->decisions().state() != EpochPrimary::State::protecting)
+      return refuse(fmt::format("{} is not protected from {} yet", name, config_.name));
+    boost::asio::co_spawn(context_, move_to_backup(name), rethrow);
+    return {{"domain", name}};
+  }
+  auto begun = begin_dry_drill(name, peer);
+  return begun ? std::move(begun.value()) : refuse(begun.error().message());
+}
+
+// A dry drill is held by whoever holds the image at the time, a planned one by who runs the domain.
+Task<void> Agent::keep_drills() {
+  const auto since = std::chrono::system_clock::now();
+  std::map<std::string, std::chrono::system_clock::time_point> last;
+  while (!stopping_) {
+    co_await sleep_for(std::chrono::seconds(1));
+    for (const DrillConfig& drill : config_.drills) {
+      const auto before = last.find(drill.domain);
+      const auto now = std::chrono::system_clock::now();
+      if (!drill_due(drill, now, minute_of_day(),
+                     before == last.end() ? std::nullopt : std::optional(before->second), since))
+        continue;
+      if (drill.kind == "dry") {
+        if (begin_dry_drill(drill.domain, "schedule")) last[drill.domain] = now;
+        continue;
+      }
+      std::string domain = drill.domain;
+      std::string kind = drill.kind;
+      std::string by = "schedule";
+      auto begun = co_await this->drill(std::move(domain), std::move(kind), std::move(by));
+      if (begun) last[drill.domain] = now;
+    }
+  }
+}
+
+json::value Agent::drills(const std::string& domain) const {
+  json::array list;
+  for (auto& report : drills_.list(domain)) list.push_back(std::move(report));
+  return {{"schema", 1}, {"host", config_.name}, {"drills", std::move(list)}};
+}
+
+Result<json::value> Agent::drill_report(const std::string& id) const {
+  BOOST_OUTCOME_TRY(auto report, drills_.find(id));
+  return json::value(std::move(report));
+}
+
+}  // namespace understudy

@@ -1,0 +1,56 @@
+// Reports of drills, kept on disk: what was tried, what came of it, and what to mend.
+//
+// A report is JSON (docs/api.md, "drills"), one file each in the state directory, replaced
+// atomically while a drill is under way. The newest kReportsMax are kept.
+#pragma once
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace understudy {
+
+class DrillReports {
+ public:
+  static constexpr std::size_t kReportsMax = 100;
+
+  /// In `directory`, which need not exist. Reports that an earlier run of the agent left
+  /// unfinished are told as failed from now on.
+  explicit DrillReports(std::filesystem::path directory);
+
+  /// A new report's name: time and domain, unique here.
+  [[nodiscard]] std::string new_id(const std::string& domain, const std::string& kind) const;
+  /// Keeps `report` under its "id"; the oldest go. The error is that of writing it; it is listed
+  /// all the same until the agent ends.
+  Result<void> save(boost::json::object report);
+  /// Newest first, of `domain` (empty: all).
+  [[nodiscard]] std::vector<boost::json::object> list(const std::string& domain) const;
+  /// Errors: no_such.
+  [[nodiscard]] Result<boost::json::object> find(const std::string& id) const;
+
+ private:
+  [[nodiscard]] std::filesystem::path file_of(const std::string& id) const;
+  std::filesystem::path directory_;
+  std::vector<boost::json::object> reports_;  ///< Oldest first.
+};
+
+/// Steps of a drill with their times, for its report.
+class DrillClock {
+ public:
+  /// The step since the last call (or the beginning) was `name`.
+  void step(std::string_view name);
+  [[nodiscard]] boost::json::array phases() const { return phases_; }
+  [[nodiscard]] double total_ms() const;
+
+ private:
+  std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point last_ = begun_;
+  boost::json::array phases_;
+};
+
+}  // namespace understudy
