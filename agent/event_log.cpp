@@ -98,9 +98,9 @@ void EventLog::record(Severity severity, std::string domain, std::string kind, s
   spdlog::log(level, "event={} domain={} {}", event.kind, event.domain.empty() ? "-" : event.domain,
               event.message);
   append_to_file(event);
-  for (const auto& listener : listeners_) listener(event);
-  events_.push_back(std::move(event));
+  events_.push_back(event);
   if (events_.size() > kEventsInMemory) events_.pop_front();
+  for (const auto& listener : listeners_) listener(event);
 }
 
 void EventLog::subscribe(std::function<void(const Event&)> listener) {

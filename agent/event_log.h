@@ -51,8 +51,8 @@ class EventLog {
   /// Records an event and writes it to the agent's log, too.
   void record(Severity severity, std::string domain, std::string kind, std::string message,
               boost::json::object fields = {});
-  /// From now on `listener` is told each event, right after it was recorded, on the caller's thread
-  /// of record(). It must be quick and must not record events itself before it returned.
+  /// From now on `listener` is told each event after it was stored, within record(): list() has it.
+  /// It must be quick and must not record events itself before it returned.
   void subscribe(std::function<void(const Event&)> listener);
   /// Events with a sequence above `after`, oldest first, of `domain` (empty: all); at most `limit`:
   /// the oldest ones if `oldest_first` (somebody follows), else the newest.

@@ -35,6 +35,7 @@ constexpr auto kKinds = std::to_array<std::string_view>({
     "evacuated",
     "evacuation_failed",
     "evacuation_started",
+    "failback_possible",
     "fell_back",
     "gate_fault",
     "goes_on",
@@ -77,10 +78,12 @@ constexpr auto kKinds = std::to_array<std::string_view>({
     "protected",
     "protection_failed",
     "renewal_waits",
+    "renewed",
     "repair",
     "restart_failed",
     "replay_mode",
     "replayed",
+    "resume_failed",
     "service_healthy",
     "service_unhealthy",
     "solo",
@@ -92,6 +95,7 @@ constexpr auto kKinds = std::to_array<std::string_view>({
     "synchronisation_stalled",
     "synchronisation_started",
     "taken_up",
+    "translations_ended",
     "unprotected",
 });
 

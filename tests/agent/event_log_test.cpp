@@ -48,6 +48,17 @@ TEST_F(EventLogTest, FiltersAndLimits) {
   EXPECT_EQ(log.list("", 0, 2, false).back().message, "6");
 }
 
+TEST_F(EventLogTest, ListenerFindsTheEventStored) {
+  EventLog log(folder_ / "events.jsonl");
+  std::size_t stored = 0;
+  log.subscribe([&](const Event& event) {
+    stored = log.list("web1", 0, 10, true).size();
+    EXPECT_EQ(event.kind, "promoted");
+  });
+  log.record(Severity::info, "web1", "promoted", "here");
+  EXPECT_EQ(stored, 1U);
+}
+
 TEST_F(EventLogTest, MemoryIsBounded) {
   EventLog log(folder_ / "events.jsonl");
   for (std::size_t number = 0; number < EventLog::kEventsInMemory + 5; ++number) {

@@ -9,6 +9,9 @@
 #include <boost/json.hpp>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <regex>
+#include <set>
 
 #include "agent/command_run.h"
 #include "agent/config.h"
@@ -85,6 +88,23 @@ TEST(OperationsConfig, mistakes_are_named_with_line_and_remedy) {
             "");
   EXPECT_EQ(has(message_of("[[drill]]\ndomain = \"w\"\n"), "either every"), "");
   EXPECT_EQ(has(message_of("[[drill]]\ndomain = \"w\"\nat = \"25:00\"\n"), "time of day"), "");
+}
+
+// The list of kinds is written by hand; whoever records a new kind and forgets it there is told here.
+TEST(HookTest, every_kind_that_the_agent_records_can_be_asked_for) {
+  const std::regex recorded(R"(record\(\s*Severity::\w+,\s*[^",;]+,\s*"([a-z_]+)\")");
+  std::set<std::string> kinds;
+  for (const auto& file : std::filesystem::directory_iterator(AGENT_SOURCES)) {
+    if (file.path().extension() != ".cpp") continue;
+    std::ifstream stream(file.path());
+    const std::string source{std::istreambuf_iterator<char>(stream), {}};
+    for (std::sregex_iterator found(source.begin(), source.end(), recorded), end; found != end;
+         ++found) {
+      kinds.insert((*found)[1]);
+      EXPECT_TRUE(is_event_kind((*found)[1].str())) << (*found)[1] << " in " << file.path();
+    }
+  }
+  EXPECT_GT(kinds.size(), 40U) << "the search finds what is recorded";
 }
 
 TEST(HookTest, environment_tells_what_happened_and_the_event_knows_best) {
