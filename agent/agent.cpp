@@ -1278,8 +1278,8 @@ Task<void> Agent::serve_control(std::shared_ptr<transport::Link> link) {
 
 Task<json::object> Agent::answer_control(const std::string& peer, json::object request) {
   const auto* kind = request.if_contains("request");
-  if (kind != nullptr &&
-      (*kind == "drill" || *kind == "drill_report" || *kind == "timeline" || *kind == "move_back"))
+  if (kind != nullptr && (*kind == "drill" || *kind == "drill_report" || *kind == "timeline" ||
+                          *kind == "move_back" || *kind == "keep_drill" || *kind == "cancel_drill"))
     co_return answer_drill(peer, request);
   if (kind == nullptr || *kind != "check") co_return json::object{{"error", "unknown request"}};
   std::vector<Finding> findings;

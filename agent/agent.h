@@ -124,6 +124,10 @@ class Agent {
   /// Begins a drill of `kind` ("dry", "planned" or "real") and returns its report so far; `by` says
   /// who asked for it. drill_report() tells the rest.
   Task<Result<boost::json::value>> drill(std::string name, std::string kind, std::string by);
+  /// Takes a drill that is under way back: a dry one's copy is thrown away, a planned one goes back
+  /// as soon as it can. Returns its report so far. Errors: no_such, usage (it has ended, or is a
+  /// real one, or another host holds it).
+  Task<Result<boost::json::value>> cancel_drill(std::string id);
   boost::json::value drills(const std::string& domain) const;
   Result<boost::json::value> drill_report(const std::string& id) const;
 
@@ -174,9 +178,15 @@ class Agent {
   [[nodiscard]] HealthHooks::View view_for_health(const std::string& domain) const;
   Task<void> restart_domain(std::string name, std::string reason);
   Task<void> move_to_backup(std::string name);
+  Task<void> leave_host(std::string reason);
   Task<void> hold_planned_drill(std::string name, boost::json::object report);
   Result<boost::json::object> begin_dry_drill(const std::string& name, const std::string& by);
+  /// From now on a drill of the domain is under way here. Errors: try_again if one is already.
+  Result<void> claim_drill(const std::string& name, const std::string& id);
   Task<void> hold_dry_drill_of(std::shared_ptr<BackupSession> backup, boost::json::object report);
+  /// Gives the report to the drill's other host.
+  Task<void> share_drill(boost::json::object report);
+  boost::json::object accept_drill(const std::string& peer, const boost::json::object& request);
   Task<void> follow_drill(boost::json::object report, std::string peer, std::string their_id);
   Task<void> hold_real_drill(std::string name, boost::json::object report);
   Task<void> keep_drills();
@@ -257,7 +267,12 @@ class Agent {
   std::unique_ptr<Hooks> hooks_;  ///< Told of every event: goes after whoever records any.
   DrillReports drills_;
   std::unique_ptr<HealthWatch> health_;
-  std::set<std::string> drilled_;  ///< Domains with a drill under way here.
+  struct DrillUnderWay {
+    std::string id;
+    std::string id_there;  ///< Where another host holds it for us: what it is called there.
+    std::shared_ptr<bool> cancelled = std::make_shared<bool>(false);
+  };
+  std::map<std::string, DrillUnderWay> drilled_;  ///< By domain; those begun here.
   std::map<std::string, std::unique_ptr<ArbiterService>> arbiters_;  ///< By peer, as needed.
   std::unique_ptr<Hypervisor> hypervisor_;
   transport::LocalHost self_;

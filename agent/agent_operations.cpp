@@ -50,11 +50,17 @@ void Agent::begin_operations() {
       boost::asio::co_spawn(context_, restart_domain(domain, reason), rethrow);
     if (action == "move") boost::asio::co_spawn(context_, move_to_backup(domain), rethrow);
   };
+  hooks.host_ill = [this](const std::string& reason) {
+    if (config_.health_action == "move")
+      boost::asio::co_spawn(context_, leave_host(reason), rethrow);
+  };
   health_ = std::make_unique<HealthWatch>(
       context_.get_executor(), config_.probes,
       HostHealth::Config{.memory_bytes_min = config_.health_memory_mib_min << 20U,
                          .disk_bytes_min = config_.health_disk_mib_min << 20U,
-                         .loop_lag_max = config_.health_loop_lag_max},
+                         .loop_lag_max = config_.health_loop_lag_max,
+                         .load_percent_max = config_.health_load_percent_max,
+                         .memory_pressure_percent_max = config_.health_memory_pressure_percent_max},
       config_.state_directory, events_, std::move(hooks));
   health_->start();
   if (!config_.drills.empty()) boost::asio::co_spawn(context_, keep_drills(), rethrow);
@@ -98,6 +104,7 @@ HealthHooks::View Agent::view_for_health(const std::string& domain) const {
   view.runs_here = entry.domain && !entry.failure && !entry.starting && !entry.stopping;
   if (!view.runs_here) return view;
   view.run = entry.record.generation.value;
+  if (entry.primary) view.holds = entry.primary->output_holds();
   const json::object status = status_of(entry);
   for (const auto& condition : status.at("conditions").as_array()) {
     if (condition.at("type") != "OutputFlowing") continue;
@@ -150,6 +157,23 @@ Task<void> Agent::move_to_backup(std::string name) {
                    fmt::format("not moved to its backup: {}", moved.error().message()));
 }
 
+// For an ill host, once for each illness: what is protected goes to its backup, one after another;
+// the rest stays, because a copy of all memory is more than an ill host should be asked for.
+Task<void> Agent::leave_host(std::string reason) {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : entries_) {
+    if (entry->primary && entry->domain) names.push_back(name);
+  }
+  for (const std::string& name : names) {
+    const auto found = entries_.find(name);
+    if (found == entries_.end() || !found->second->primary || drilled_.contains(name) ||
+        found->second->primary->decisions().state() != EpochPrimary::State::protecting)
+      continue;
+    spdlog::warn("domain={} leaves this host, which is ill: {}", name, reason);
+    co_await move_to_backup(name);
+  }
+}
+
 // --- drills ---
 
 json::object Agent::new_drill(const std::string& name, const std::string& kind,
@@ -165,17 +189,78 @@ json::object Agent::new_drill(const std::string& name, const std::string& kind,
 }
 
 void Agent::end_drill(const std::string& name, json::object report) {
-  const bool passed = text_at(report, "outcome") == "passed";
+  const std::string outcome = text_at(report, "outcome");
   const std::string id = text_at(report, "id");
   const std::string kind = text_at(report, "kind");
   const std::string summary = text_at(report, "summary");
-  if (auto saved = drills_.save(std::move(report)); !saved)
-    spdlog::warn("domain={} the drill's report could not be kept: {}", name,
-                 saved.error().message());
+  if (auto saved = drills_.save(report); !saved) {
+    // Told until the agent ends, and the other host may have better luck.
+    const std::string why =
+        fmt::format("the report is not kept on {}: {}", config_.name, saved.error().message());
+    report["to_mend"].as_array().emplace_back(why);
+    (void)drills_.save(report);
+    spdlog::warn("domain={} {}", name, why);
+  }
   drilled_.erase(name);
-  events_.record(passed ? Severity::info : Severity::warning, name,
-                 passed ? "drill_ended" : "drill_failed",
-                 fmt::format("{} drill: {}", kind, summary), {{"drill", id}, {"kind", kind}});
+  if (kind != "dry") boost::asio::co_spawn(context_, share_drill(report), rethrow);
+  const json::object fields = {{"drill", id}, {"kind", kind}};
+  const std::string message = fmt::format("{} drill: {}", kind, summary);
+  if (outcome == "failed") {
+    events_.record(Severity::warning, name, "drill_failed", message, fields);
+  } else {
+    events_.record(Severity::info, name, "drill_ended", message, fields);
+  }
+}
+
+Result<void> Agent::claim_drill(const std::string& name, const std::string& id) {
+  if (drilled_.contains(name) || drills_.under_way(name, std::chrono::system_clock::now()))
+    return fail(ErrorCode::try_again, "a drill of {} is under way", name);
+  drilled_[name].id = id;
+  return ok();
+}
+
+Task<void> Agent::share_drill(json::object report) {
+  const std::string peer = text_at(report, "peer");
+  json::value request = {{"request", "keep_drill"}, {"report", std::move(report)}};
+  auto answered = co_await ask_peer(peer, std::move(request));
+  if (!answered)
+    spdlog::info("peer={} does not keep a drill's report: {}", peer, answered.error().message());
+}
+
+// Of a drill that the peer held with us: it may name nothing else.
+json::object Agent::accept_drill(const std::string& peer, const json::object& request) {
+  const auto* value = request.if_contains("report");
+  const auto* report = value == nullptr ? nullptr : value->if_object();
+  const auto found = report == nullptr ? entries_.end() : entries_.find(text_at(*report, "domain"));
+  if (found == entries_.end() || found->second->record.peer != peer ||
+      text_at(*report, "host") != peer || text_at(*report, "peer") != config_.name)
+    return {{"error", "no drill of ours"}};
+  if (const auto known = drills_.find(text_at(*report, "id"));
+      known && text_at(known.value(), "host") != peer)
+    return {{"error", "that drill was another host's"}};
+  auto kept = drills_.save(*report);
+  return kept ? json::object{{"kept", true}} : json::object{{"error", kept.error().message()}};
+}
+
+Task<Result<json::value>> Agent::cancel_drill(std::string id) {
+  const auto under_way =
+      std::ranges::find_if(drilled_, [&id](const auto& one) { return one.second.id == id; });
+  BOOST_OUTCOME_CO_TRY(auto report, drills_.find(id));
+  if (under_way == drilled_.end())
+    co_return fail(ErrorCode::usage, "drill {} is not under way on {}", id, config_.name);
+  if (text_at(report, "kind") == "real")
+    co_return fail(ErrorCode::usage, "a real drill cannot be taken back: {} has been killed",
+                   text_at(report, "domain"));
+  *under_way->second.cancelled = true;
+  if (const std::string there = under_way->second.id_there; !there.empty()) {
+    const std::string peer = text_at(report, "peer");
+    json::value request = {{"request", "cancel_drill"}, {"id", there}};
+    auto answered = co_await ask_peer(peer, std::move(request));
+    if (!answered) co_return answered.error();
+    if (answered.value().contains("error"))
+      co_return fail(ErrorCode::unavailable, "{}: {}", peer, text_at(answered.value(), "error"));
+  }
+  co_return json::value(std::move(report));
 }
 
 Result<json::object> Agent::begin_dry_drill(const std::string& name, const std::string& by) {
@@ -187,9 +272,8 @@ Result<json::object> Agent::begin_dry_drill(const std::string& name, const std::
       entry->backup->view().committed.value == 0)
     return fail(ErrorCode::try_again, "the image of {} is not whole: there is nothing to try",
                 name);
-  if (!drilled_.insert(name).second)
-    return fail(ErrorCode::try_again, "a drill of {} is under way", name);
   json::object report = new_drill(name, "dry", entry->record.peer, by);
+  BOOST_OUTCOME_TRY(claim_drill(name, text_at(report, "id")));
   (void)drills_.save(report);
   events_.record(Severity::info, name, "drill_started", "a dry drill: a copy of the last commit",
                  {{"drill", report.at("id")}, {"kind", "dry"}});
@@ -199,8 +283,8 @@ Result<json::object> Agent::begin_dry_drill(const std::string& name, const std::
 
 Task<void> Agent::hold_dry_drill_of(std::shared_ptr<BackupSession> backup, json::object report) {
   const std::string name = text_at(report, "domain");
-  DryDrill drill{context_.get_executor(), *hypervisor_, std::move(backup),
-                 health_->probes_of(name)};
+  DryDrill drill{context_.get_executor(), *hypervisor_, std::move(backup), health_->probes_of(name),
+                 drilled_[name].cancelled};
   json::object ended = co_await hold_dry_drill(std::move(drill), std::move(report));
   end_drill(name, std::move(ended));
 }
@@ -218,10 +302,9 @@ Task<Result<json::value>> Agent::drill(std::string name, std::string kind, std::
     co_return fail(ErrorCode::usage,
                    "{} is not protected and running on {}: a drill tries a protection", name,
                    config_.name);
-  if (!drilled_.insert(name).second)
-    co_return fail(ErrorCode::try_again, "a drill of {} is under way", name);
   const std::string peer = entry->record.peer;
   json::object report = new_drill(name, kind, peer, by);
+  BOOST_OUTCOME_CO_TRY(claim_drill(name, text_at(report, "id")));
   report["generation"] = entry->record.generation.value;
   if (kind == "real") {
     report["epoch"] = entry->primary->decisions().acknowledged().value;
@@ -252,6 +335,7 @@ Task<Result<json::value>> Agent::drill(std::string name, std::string kind, std::
     drilled_.erase(name);
     co_return fail(ErrorCode::unavailable, "{} does not hold the drill: {}", peer, refused);
   }
+  drilled_[name].id_there = text_at(answered.value(), "id");
   (void)drills_.save(report);
   boost::asio::co_spawn(context_, follow_drill(report, peer, text_at(answered.value(), "id")),
                         rethrow);
@@ -290,6 +374,9 @@ Task<void> Agent::follow_drill(json::object report, std::string peer, std::strin
 Task<void> Agent::hold_planned_drill(std::string name, json::object report) {
   const std::string peer = text_at(report, "peer");
   const auto patience = std::chrono::minutes(3);
+  const auto cancelled = drilled_[name].cancelled;
+  // The other host must not begin one of its own while the domain is there.
+  co_await share_drill(report);
   DrillClock clock;
   json::array to_mend;
   json::array checks;
@@ -340,7 +427,7 @@ Task<void> Agent::hold_planned_drill(std::string name, json::object report) {
     }
   }
   const bool passed = failure.empty();
-  report["outcome"] = passed ? "passed" : "failed";
+  report["outcome"] = !passed ? "failed" : *cancelled ? "cancelled" : "passed";
   report["summary"] =
       passed
           ? fmt::format("handed over to {} and back; the guest stood still for {:.1f} ms at worst",
@@ -364,6 +451,7 @@ Task<void> Agent::hold_real_drill(std::string name, json::object report) {
   const std::string peer = text_at(report, "peer");
   json::array checks;
   json::array to_mend;
+  co_await share_drill(report);
   DrillClock clock;
   const auto found = find_running(name);
   std::string failure = found ? "" : found.error().message();
@@ -437,6 +525,17 @@ json::object Agent::answer_drill(const std::string& peer, const json::object& re
     if (!report || text_at(report.value(), "peer") != peer) return refuse("no such drill");
     return std::move(report.value());
   }
+  if (text_at(request, "request") == "keep_drill") return accept_drill(peer, request);
+  if (text_at(request, "request") == "cancel_drill") {
+    const std::string id = text_at(request, "id");
+    for (const auto& [drilled, one] : drilled_) {
+      const auto entry = entries_.find(drilled);
+      if (one.id != id || entry == entries_.end() || entry->second->record.peer != peer) continue;
+      *one.cancelled = true;
+      return {{"id", id}};
+    }
+    return refuse("no such drill is under way");
+  }
   const std::string name = text_at(request, "domain");
   const auto found = entries_.find(name);
   if (found == entries_.end() || found->second->record.peer != peer)
@@ -460,24 +559,21 @@ json::object Agent::answer_drill(const std::string& peer, const json::object& re
 // A dry drill is held by whoever holds the image at the time, a planned one by who runs the domain.
 Task<void> Agent::keep_drills() {
   const auto since = std::chrono::system_clock::now();
-  std::map<std::string, std::chrono::system_clock::time_point> last;
   while (!stopping_) {
     co_await sleep_for(std::chrono::seconds(1));
     for (const DrillConfig& drill : config_.drills) {
-      const auto before = last.find(drill.domain);
-      const auto now = std::chrono::system_clock::now();
-      if (!drill_due(drill, now, minute_of_day(),
-                     before == last.end() ? std::nullopt : std::optional(before->second), since))
+      // What is on record counts, so that a restart of the agent neither repeats nor forgets one.
+      const auto last = drills_.last_scheduled(drill.domain, drill.kind);
+      if (!drill_due(drill, std::chrono::system_clock::now(), minute_of_day(), last, since))
         continue;
       if (drill.kind == "dry") {
-        if (begin_dry_drill(drill.domain, "schedule")) last[drill.domain] = now;
+        (void)begin_dry_drill(drill.domain, "schedule");
         continue;
       }
       std::string domain = drill.domain;
       std::string kind = drill.kind;
       std::string by = "schedule";
-      auto begun = co_await this->drill(std::move(domain), std::move(kind), std::move(by));
-      if (begun) last[drill.domain] = now;
+      (void)co_await this->drill(std::move(domain), std::move(kind), std::move(by));
     }
   }
 }

@@ -213,6 +213,10 @@ Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_vi
       {"health.memory_mib_min", whole_number(config.health_memory_mib_min, 1 << 24)},
       {"health.disk_mib_min", whole_number(config.health_disk_mib_min, 1 << 24)},
       {"health.loop_lag_max", into(config.health_loop_lag_max)},
+      {"health.load_percent_max", whole_number(config.health_load_percent_max, 1 << 24)},
+      {"health.memory_pressure_percent_max",
+       whole_number(config.health_memory_pressure_percent_max, 100)},
+      {"health.action", one_of(config.health_action, {"event", "move"})},
       {"log.level", one_of(config.log_level, {"trace", "debug", "info", "warning", "error"})},
   };
 

@@ -60,6 +60,10 @@ struct AgentConfig {
   std::uint64_t health_memory_mib_min = 128;
   std::uint64_t health_disk_mib_min = 256;
   std::chrono::microseconds health_loop_lag_max{100'000};
+  std::uint64_t health_load_percent_max = 0;
+  std::uint64_t health_memory_pressure_percent_max = 30;
+  /// What an ill host leads to: event, or move (each domain that is protected goes to its backup).
+  std::string health_action = "event";
 
   /// By the peer's name; "default" is for all others.
   std::map<std::string, ArbiterConfig> arbiters;

@@ -27,6 +27,14 @@ bool is_id(const std::string& id) {
          });
 }
 
+// "2026-03-01T12:00:00.000Z", as rfc3339() writes it. What is none is from long ago.
+std::chrono::system_clock::time_point begun_at(const json::object& report) {
+  std::tm parts{};
+  const std::string started = text(report, "started");
+  if (::strptime(started.c_str(), "%Y-%m-%dT%H:%M:%S", &parts) == nullptr) return {};
+  return std::chrono::system_clock::from_time_t(::timegm(&parts));
+}
+
 double rounded_ms(std::chrono::steady_clock::duration time) {
   return std::round(std::chrono::duration<double, std::micro>(time).count()) / 1000.0;
 }
@@ -89,6 +97,26 @@ Result<void> DrillReports::save(json::object report) {
     reports_.erase(reports_.begin());
   }
   return transport::write_private_file(file_of(id), content);
+}
+
+std::optional<std::chrono::system_clock::time_point> DrillReports::last_scheduled(
+    const std::string& domain, const std::string& kind) const {
+  std::optional<std::chrono::system_clock::time_point> last;
+  for (const json::object& report : reports_) {
+    if (text(report, "domain") != domain || text(report, "kind") != kind ||
+        text(report, "asked_by") != "schedule")
+      continue;
+    last = std::max(last.value_or(begun_at(report)), begun_at(report));
+  }
+  return last;
+}
+
+bool DrillReports::under_way(const std::string& domain,
+                             std::chrono::system_clock::time_point now) const {
+  return std::ranges::any_of(reports_, [&](const json::object& report) {
+    return text(report, "domain") == domain && text(report, "outcome") == "in_progress" &&
+           now - begun_at(report) < kUnderWayMax;
+  });
 }
 
 std::vector<json::object> DrillReports::list(const std::string& domain) const {

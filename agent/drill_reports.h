@@ -1,5 +1,8 @@
 // Reports of drills, kept on disk: what was tried, what came of it, and what to mend.
 //
+// The other host of a drill has its report, too, so that whichever of them asks when the last one
+// was held (a schedule, after a failover) knows.
+//
 // A report is JSON (docs/api.md, "drills"), one file each in the state directory, replaced
 // atomically while a drill is under way. The newest kReportsMax are kept.
 #pragma once
@@ -8,6 +11,7 @@
 #include <boost/json/object.hpp>
 #include <chrono>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +22,7 @@ namespace understudy {
 class DrillReports {
  public:
   static constexpr std::size_t kReportsMax = 100;
+  static constexpr std::chrono::minutes kUnderWayMax{15};
 
   /// In `directory`, which need not exist. Reports that an earlier run of the agent left
   /// unfinished are told as failed from now on.
@@ -28,6 +33,13 @@ class DrillReports {
   /// Keeps `report` under its "id"; the oldest go. The error is that of writing it; it is listed
   /// all the same until the agent ends.
   Result<void> save(boost::json::object report);
+  /// When the newest drill of `domain` and `kind` began that a schedule asked for, here or on the
+  /// other host; nothing if none is on record.
+  [[nodiscard]] std::optional<std::chrono::system_clock::time_point> last_scheduled(
+      const std::string& domain, const std::string& kind) const;
+  /// Whether a drill of `domain` that was heard of within the last kUnderWayMax has not ended.
+  [[nodiscard]] bool under_way(const std::string& domain,
+                               std::chrono::system_clock::time_point now) const;
   /// Newest first, of `domain` (empty: all).
   [[nodiscard]] std::vector<boost::json::object> list(const std::string& domain) const;
   /// Errors: no_such.

@@ -22,12 +22,12 @@ constexpr unsigned kPrefix = 24;
 
 // Asks again and again until it passes or the patience is over.
 Task<ProbeResult> ask_patiently(boost::asio::any_io_executor executor, ProbeConfig probe,
-                                int network) {
+                                int network, std::shared_ptr<const bool> cancelled) {
   const auto end = Clock::now() + kPatience;
   for (;;) {
     ProbeConfig question = probe;
     ProbeResult result = co_await probe_once(executor, std::move(question), network);
-    if (result.passed || Clock::now() >= end) co_return result;
+    if (result.passed || *cancelled || Clock::now() >= end) co_return result;
     co_await sleep_for(kBetweenTries);
   }
 }
@@ -89,6 +89,7 @@ Task<Result<void>> rehearse(const DryDrill& drill, Rehearsal& rehearsal, DrillCl
   auto copied = co_await drill.backup->copy_image_to(rehearsal);
   clock.step("image copied");
   if (!copied) co_return copied.error();
+  if (*drill.cancelled) co_return fail(ErrorCode::failed, "cancelled");
   const BackupSession::ImageCopy& copy = copied.value();
   report["epoch"] = copy.epoch.value;
   report["generation"] = copy.generation.value;
@@ -109,8 +110,9 @@ Task<Result<void>> rehearse(const DryDrill& drill, Rehearsal& rehearsal, DrillCl
   lay_wires(rehearsal, copy.addresses, questions, to_mend);
   for (const ProbeConfig& question : questions) {
     ProbeConfig asked = question;
-    const ProbeResult result =
-        co_await ask_patiently(drill.executor, std::move(asked), rehearsal.network());
+    const ProbeResult result = co_await ask_patiently(drill.executor, std::move(asked),
+                                                      rehearsal.network(), drill.cancelled);
+    if (*drill.cancelled) co_return fail(ErrorCode::failed, "cancelled");
     checks.push_back(check(question.name, result.passed, result.message, result.took));
     if (!result.passed) {
       to_mend.emplace_back(fmt::format(
@@ -173,9 +175,11 @@ Task<json::object> hold_dry_drill(DryDrill drill, json::object report) {
     if (!one.at("passed").as_bool()) ++failed;
   }
   const bool passed = failure.empty() && failed == 0;
-  report["outcome"] = passed ? "passed" : "failed";
-  report["summary"] = passed ? fmt::format("the last commit boots on: {} of {} checks passed",
-                                           checks.size(), checks.size())
+  const bool cancelled = *drill.cancelled && !passed;
+  report["outcome"] = passed ? "passed" : cancelled ? "cancelled" : "failed";
+  report["summary"] = cancelled ? "cancelled; the copy is gone"
+                      : passed  ? fmt::format("the last commit boots on: {} of {} checks passed",
+                                              checks.size(), checks.size())
                       : failure.empty()
                           ? fmt::format("{} of {} checks failed", failed, checks.size())
                           : failure;

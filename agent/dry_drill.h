@@ -28,6 +28,8 @@ struct DryDrill {
   std::shared_ptr<BackupSession> backup;
   std::vector<ProbeConfig>
       probes;  ///< Of the domain; without any, its learnt addresses are pinged.
+  /// Set by whoever no longer wants it: it ends soon, its outcome `cancelled`.
+  std::shared_ptr<const bool> cancelled;
 };
 
 /// Holds it and completes `report` (which has id, domain, kind …): outcome, summary, epoch,

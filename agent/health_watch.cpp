@@ -1,10 +1,12 @@
 #include "agent/health_watch.h"
 
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/json.hpp>
+#include <cstdlib>
 #include <fstream>
 
 #include "agent/probers.h"
@@ -31,8 +33,31 @@ std::uint64_t available_memory() {
   return 0;
 }
 
+// "0.52 0.58 0.59 1/467 12345": the load of the last minute, for each processor.
+std::uint64_t load_percent() {
+  std::ifstream loadavg("/proc/loadavg");
+  double load = 0;
+  if (!(loadavg >> load) || load < 0) return 0;
+  const long processors = std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN));
+  return static_cast<std::uint64_t>(load * 100 / static_cast<double>(processors));
+}
+
+// "full avg10=0.00 avg60=0.00 …"; a kernel without it has no such file.
+std::uint64_t memory_pressure_percent() {
+  std::ifstream pressure("/proc/pressure/memory");
+  for (std::string line; std::getline(pressure, line);) {
+    constexpr std::string_view kBefore = "full avg10=";
+    if (line.starts_with(kBefore))
+      return static_cast<std::uint64_t>(std::strtod(line.c_str() + kBefore.size(), nullptr));
+  }
+  return 0;
+}
+
 Health::Config health_config(const ProbeConfig& probe) {
-  return {.failures = probe.failures, .successes = probe.successes, .grace = probe.grace};
+  return {.failures = probe.failures,
+          .successes = probe.successes,
+          .grace = probe.grace,
+          .acts_only_after_well = probe.action == "move"};
 }
 
 }  // namespace
@@ -77,7 +102,7 @@ HealthWatch::~HealthWatch() {
 void HealthWatch::start() {
   for (const auto& probe : probes_)
     boost::asio::co_spawn(executor_, ask(executor_, probe, events_, hooks_), rethrow);
-  boost::asio::co_spawn(executor_, read_host(executor_, host_, events_), rethrow);
+  boost::asio::co_spawn(executor_, read_host(host_, events_, hooks_), rethrow);
 }
 
 void HealthWatch::stop() {
@@ -102,8 +127,12 @@ Task<void> HealthWatch::ask(boost::asio::any_io_executor executor, std::shared_p
       if (after.runs_here && after.run == before.run) {
         ++probe->asked;
         if (!result.passed) ++probe->failed;
-        const bool held = !before.output_flows || !after.output_flows;
-        probe->held_because = before.output_flows ? after.held_because : before.held_because;
+        const bool held =
+            !result.answered && (!before.output_flows || !after.output_flows ||
+                                 held_by_gate(before.holds, after.holds, probe->config.timeout));
+        probe->held_because = !before.output_flows  ? before.held_because
+                              : !after.output_flows ? after.held_because
+                                                    : "for a while";
         probe->last = std::move(result);
         const auto outcome = probe->last.passed ? Health::Outcome::passed
                              : held             ? Health::Outcome::held
@@ -127,8 +156,8 @@ Task<void> HealthWatch::ask(boost::asio::any_io_executor executor, std::shared_p
   }
 }
 
-Task<void> HealthWatch::read_host(boost::asio::any_io_executor /*executor*/,
-                                  std::shared_ptr<Host> host, EventLog& events) {
+Task<void> HealthWatch::read_host(std::shared_ptr<Host> host, EventLog& events,
+                                  std::shared_ptr<HealthHooks> hooks) {
   while (!host->stopped) {
     const auto due = Clock::now() + kHostInterval;
     co_await sleep_for(kHostInterval);
@@ -139,6 +168,8 @@ Task<void> HealthWatch::read_host(boost::asio::any_io_executor /*executor*/,
     struct statvfs disk {};
     if (::statvfs(host->state_directory.c_str(), &disk) == 0)
       reading.disk_bytes = std::uint64_t{disk.f_bavail} * disk.f_frsize;
+    reading.load_percent = load_percent();
+    reading.memory_pressure_percent = memory_pressure_percent();
     host->reading = reading;
     for (const HostHealth::Change& change : host->health.on_reading(reading)) {
       std::string figure;
@@ -153,10 +184,18 @@ Task<void> HealthWatch::read_host(boost::asio::any_io_executor /*executor*/,
         case HostHealth::Check::loop:
           figure = fmt::format("the agent's loop is {} ms late", reading.loop_lag.count() / 1000);
           break;
+        case HostHealth::Check::load:
+          figure = fmt::format("the load is {} % of the processors", reading.load_percent);
+          break;
+        case HostHealth::Check::memory_pressure:
+          figure = fmt::format("processes stood still for want of memory in {} % of the last 10 s",
+                               reading.memory_pressure_percent);
+          break;
       }
       events.record(change.healthy ? Severity::info : Severity::warning, "",
-                    change.healthy ? "host_healthy" : "host_unhealthy", std::move(figure),
+                    change.healthy ? "host_healthy" : "host_unhealthy", figure,
                     {{"check", to_string(change.check)}});
+      if (!change.healthy) hooks->host_ill(figure);
     }
   }
 }
@@ -222,6 +261,9 @@ json::object HealthWatch::host_to_json() const {
   check(HostHealth::Check::disk, "bytes", reading.disk_bytes, host_->config.disk_bytes_min);
   check(HostHealth::Check::loop, "us", static_cast<std::uint64_t>(reading.loop_lag.count()),
         static_cast<std::uint64_t>(host_->config.loop_lag_max.count()));
+  check(HostHealth::Check::load, "percent", reading.load_percent, host_->config.load_percent_max);
+  check(HostHealth::Check::memory_pressure, "percent", reading.memory_pressure_percent,
+        host_->config.memory_pressure_percent_max);
   return {{"healthy", host_->health.healthy()}, {"checks", std::move(checks)}};
 }
 

@@ -4,9 +4,10 @@
 // Intuition: one coroutine for each configured probe, which asks only while its domain runs here.
 // The same configuration on both hosts is right: whoever runs the domain asks.
 //
-// Awkward case: answers that wait in the gate. A probe that fails while the domain's output is held
-// (before or after it) says nothing about the service: its outcome is `held`, and status says
-// 'gate', not 'service'.
+// Awkward case: answers that wait in the gate, or were dropped with it. A probe that gets no answer
+// while the domain's output is held (before it, after it, or in between: agent/output_holds.h) says
+// nothing about the service: its outcome is `held`, and status says 'gate', not 'service'. An
+// answer that is wrong is one.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -19,6 +20,7 @@
 
 #include "agent/conditions.h"
 #include "agent/event_log.h"
+#include "agent/output_holds.h"
 #include "agent/probe_config.h"
 #include "base/task.h"
 #include "failover/health.h"
@@ -31,6 +33,7 @@ struct HealthHooks {
     bool runs_here = false;
     bool output_flows = true;  ///< Committed output gets out.
     std::string held_because;  ///< Where it does not.
+    OutputHolds::Tally holds;  ///< How it was held so far.
     std::uint64_t run = 0;     ///< Another number means that it began to run anew.
   };
   std::function<View(const std::string& domain)> view;
@@ -38,6 +41,8 @@ struct HealthHooks {
   std::function<void(const std::string& domain, const std::string& action,
                      const std::string& reason)>
       act;
+  /// The host has become ill. Not waited for.
+  std::function<void(const std::string& reason)> host_ill;
 };
 
 /// Lives as long as the agent; stop() before it goes.
@@ -67,8 +72,8 @@ class HealthWatch {
   struct Host;
   static Task<void> ask(boost::asio::any_io_executor executor, std::shared_ptr<Probe> probe,
                         EventLog& events, std::shared_ptr<HealthHooks> hooks);
-  static Task<void> read_host(boost::asio::any_io_executor executor, std::shared_ptr<Host> host,
-                              EventLog& events);
+  static Task<void> read_host(std::shared_ptr<Host> host, EventLog& events,
+                              std::shared_ptr<HealthHooks> hooks);
 
   boost::asio::any_io_executor executor_;
   EventLog& events_;

@@ -40,6 +40,7 @@ constexpr auto kKinds = std::to_array<std::string_view>({
     "gate_fault",
     "goes_on",
     "grant_unused",
+    "handed_over",
     "hook_failed",
     "hooks_dropped",
     "host_healthy",
@@ -95,6 +96,7 @@ constexpr auto kKinds = std::to_array<std::string_view>({
     "synchronisation_stalled",
     "synchronisation_started",
     "taken_up",
+    "too_many_translations",
     "translations_ended",
     "unprotected",
 });

@@ -69,6 +69,37 @@ std::string text(const json::object& object, std::string_view field) {
   return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
 }
 
+void add_probes(Families& families, const std::string& domain, const json::object& status) {
+  const auto* probes = at(status, {"probes"});
+  if (probes == nullptr) return;
+  for (const auto& value : probes->as_array()) {
+    const auto& probe = value.as_object();
+    const Labels labels = {{"domain", domain}, {"probe", text(probe, "name")}};
+    const std::string state = text(probe, "state");
+    if (state != "unknown")
+      families.gauge("understudy_probe_healthy", "1 while the service is well by this probe.",
+                     labels, state == "healthy" ? 1 : 0);
+    families.gauge("understudy_probe_held", "1 while output is held, so that nothing can be said.",
+                   labels, number(probe.at("held")));
+    families.counter("understudy_probes_total", "Probes that have ended.", labels,
+                     number(probe.at("asked")));
+    families.counter("understudy_probe_failures_total", "Probes that did not pass.", labels,
+                     number(probe.at("failed")));
+    families.gauge("understudy_probe_duration_seconds", "How long the last probe took.", labels,
+                   number(probe.at("took_ms")) * 1e-3);
+  }
+}
+
+void add_host(Families& families, const json::object& status) {
+  const auto* checks = at(status, {"health", "checks"});
+  if (checks == nullptr) return;
+  for (const auto& value : checks->as_array()) {
+    const auto& check = value.as_object();
+    families.gauge("understudy_host_healthy", "1 while the host is well by this check.",
+                   {{"check", text(check, "check")}}, number(check.at("healthy")));
+  }
+}
+
 struct Mapping {
   std::initializer_list<std::string_view> path;
   const char* name;
@@ -188,6 +219,7 @@ std::string metrics_text(const json::value& status) {
                        number(*found) * mapping.factor);
       }
     }
+    add_probes(families, name, domain);
     for (const auto& condition_value : domain.at("conditions").as_array()) {
       const auto& condition = condition_value.as_object();
       const auto& holds = condition.at("status");
@@ -196,6 +228,7 @@ std::string metrics_text(const json::value& status) {
                      {{"domain", name}, {"type", text(condition, "type")}}, number(holds));
     }
   }
+  add_host(families, root);
   for (const auto& value : root.at("peers").as_array()) {
     const auto& peer = value.as_object();
     families.gauge("understudy_peer_alive", "1 while the peer is heard.",

@@ -66,6 +66,11 @@ Task<Result<HttpResponse>> operations_routes(Agent& agent, std::vector<std::stri
       co_return answer(200, report);
     }
   }
+  if (path[1] == "drills" && post && path.size() == 4 && path[3] == "cancel") {
+    std::string id = path[2];
+    BOOST_OUTCOME_CO_TRY(const auto report, co_await agent.cancel_drill(std::move(id)));
+    co_return answer(202, report);
+  }
   if (path[1] == "domains" && post) {
     BOOST_OUTCOME_CO_TRY(const auto body, texts_of(request.body, {"kind"}));
     std::string name = path[2];

@@ -270,6 +270,8 @@ void PrimarySession::carry_out(const EpochPrimary::Actions& actions) {
           last_problem_ = released.error().message();
           spdlog::error("domain={} releasing epoch {} failed: {}", record_.name, release->up_to,
                         last_problem_);
+        } else {
+          holds_.on_released(std::chrono::steady_clock::now());
         }
       }
     } else if (std::holds_alternative<EpochPrimary::OpenGate>(action)) {
@@ -293,6 +295,11 @@ void PrimarySession::carry_out(const EpochPrimary::Actions& actions) {
       pending_.push_back(action);
     }
   }
+  using State = EpochPrimary::State;
+  const bool committing =
+      decisions_.state() == State::protecting && decisions_.acknowledged().value > 0;
+  holds_.on_state(std::chrono::steady_clock::now(), gate_ == nullptr,
+                  gate_ == nullptr || committing);
   wake_.notify();
   changed_.notify_all();
 }

@@ -32,6 +32,7 @@
 #include "agent/conditions.h"
 #include "agent/gatekeeper.h"
 #include "agent/host_services.h"
+#include "agent/output_holds.h"
 #include "agent/pause_statistics.h"
 #include "agent/protection_messages.h"
 #include "agent/signal.h"
@@ -110,6 +111,10 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   [[nodiscard]] const EpochPrimary& decisions() const { return decisions_; }
   [[nodiscard]] const PauseStatistics& pauses() const { return pauses_; }
 
+  /// How output was held so far.
+  [[nodiscard]] OutputHolds::Tally output_holds() const {
+    return holds_.tally(std::chrono::steady_clock::now());
+  }
   /// What the guest was heard from so far: each interface's addresses, encoded as a checkpoint
   /// carries them.
   [[nodiscard]] std::vector<std::byte> learnt_addresses() const;
@@ -189,6 +194,7 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   DeviceStateEncoder device_state_encoder_;
   DirtySet carried_over_;  ///< Pages that a failed epoch took out of the log.
 
+  OutputHolds holds_;
   PauseStatistics pauses_;
   std::optional<SyncProgress> progress_;
   std::uint64_t checkpoints_ = 0;

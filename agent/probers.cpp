@@ -84,6 +84,12 @@ std::string reason(const error_code& error, bool over, const ProbeConfig& config
   return error.message();
 }
 
+// Whether that came from the other side.
+bool is_answer(const error_code& error) {
+  return error == asio::error::connection_refused || error == asio::error::connection_reset ||
+         error == asio::error::eof;
+}
+
 using Tcp = asio::ip::tcp;
 
 // What a TCP service has said so far, and the rest of the talk with it.
@@ -127,7 +133,7 @@ Task<ProbeResult> talk_with(Talk& talk, const ProbeConfig& config, error_code& e
     };
     error = co_await read_until(talk, enough);
     if (talk.heard.starts_with(config.expect)) co_return ProbeResult{true, "greeted", {}};
-    co_return ProbeResult{false, fmt::format("greeted with '{}'", beginning(talk.heard)), {}};
+    co_return ProbeResult{false, fmt::format("greeted with '{}'", beginning(talk.heard)), {}, true};
   }
   if (config.kind == "echo") {
     static std::atomic<std::uint64_t> number{0};
@@ -137,7 +143,7 @@ Task<ProbeResult> talk_with(Talk& talk, const ProbeConfig& config, error_code& e
     const auto enough = [&](const std::string& heard) { return heard.size() >= words.size(); };
     error = co_await read_until(talk, enough);
     if (talk.heard == words) co_return ProbeResult{true, "echoed", {}};
-    co_return ProbeResult{false, fmt::format("echoed '{}'", beginning(talk.heard)), {}};
+    co_return ProbeResult{false, fmt::format("echoed '{}'", beginning(talk.heard)), {}, true};
   }
   const std::string host =
       config.address.find(':') == std::string::npos ? config.address : "[" + config.address + "]";
@@ -155,12 +161,13 @@ Task<ProbeResult> talk_with(Talk& talk, const ProbeConfig& config, error_code& e
     error = {};
   }
   if (status == 0 && !error)
-    co_return ProbeResult{false, fmt::format("not HTTP: '{}'", beginning(talk.heard)), {}};
+    co_return ProbeResult{false, fmt::format("not HTTP: '{}'", beginning(talk.heard)), {}, true};
   co_return ProbeResult{status == config.status,
                         status == config.status
                             ? fmt::format("HTTP status {}", status)
                             : fmt::format("HTTP status {}, expected {}", status, config.status),
-                        {}};
+                        {},
+                        status != config.status};
 }
 
 Task<ProbeResult> probe_tcp(asio::any_io_executor executor, const ProbeConfig& config,
@@ -175,9 +182,13 @@ Task<ProbeResult> probe_tcp(asio::any_io_executor executor, const ProbeConfig& c
   const TimeLimit limit(executor, talk.socket, config.timeout);
   const Tcp::endpoint endpoint(address, config.port);
   co_await talk.socket->async_connect(endpoint, asio::redirect_error(asio::use_awaitable, error));
-  if (error) co_return ProbeResult{false, reason(error, limit.over(), config), {}};
+  if (error)
+    co_return ProbeResult{false, reason(error, limit.over(), config), {}, is_answer(error)};
   ProbeResult result = co_await talk_with(talk, config, error);
-  if (error && !result.passed) result.message = reason(error, limit.over(), config);
+  if (error && !result.passed) {
+    result.message = reason(error, limit.over(), config);
+    result.answered = is_answer(error) && !limit.over();
+  }
   // A reset leaves nothing behind, in the guest nor here.
   talk.socket->set_option(asio::socket_base::linger(true, 0), error);
   talk.socket->close(error);

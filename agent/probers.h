@@ -20,6 +20,9 @@ struct ProbeResult {
   bool passed = false;
   std::string message;  ///< "HTTP status 200", "connection refused", "no answer within 1000 ms".
   std::chrono::microseconds took{0};
+  /// It did not pass, and the guest itself said so (a refusal, another answer than expected): a
+  /// gate that held its answers would not have let that out.
+  bool answered = false;
 };
 
 /// Asks once. `network`: a descriptor of the network namespace to ask from, -1 for ours. Never

@@ -1,4 +1,6 @@
 // drill, drills, hooks: whether what is prepared for the worst day would work on it.
+#include <optional>
+
 #include "cli/drill_view.h"
 #include "cli/interrupt.h"
 #include "cli/json_view.h"
@@ -55,27 +57,38 @@ Result<int> drill(Session& session, const Arguments& arguments) {
          .question = fmt::format("Kill {} here?", name),
          .answer = "yes"}));
   }
-  const Interrupt interrupt;
-  const ApiClient client = session.client.cancelled_by(interrupt.descriptor());
+  // Not broken off by Ctrl-C before its answer is there: without the drill's id it could not be
+  // taken back.
+  std::optional<Interrupt> interrupt(std::in_place);
+  const ApiClient& client = session.client;
   BOOST_OUTCOME_TRY(const Reply begun,
                     client.post(target, {{"kind", kind}}, Patience::asks_other_host));
   const std::string id = text_at(begun.json, "id");
   BOOST_OUTCOME_TRY(const std::string checked, checked_drill(id));
   session.terminal.talk(fmt::format("{} drill of {} begun: {}\n", kind, name, id));
   const auto begin = std::chrono::steady_clock::now();
+  bool taken_back = false;
   while (true) {
     if (session.timeout && std::chrono::steady_clock::now() - begin >= *session.timeout) {
       session.terminal.talk(fmt::format("It goes on; see 'understudy drills {}'.\n", name));
       return static_cast<int>(ErrorCode::timed_out);
     }
-    const bool stopped = interrupt.wait_for(kPollInterval);
-    if (stopped) {
-      session.terminal.talk(fmt::format("It goes on; see 'understudy drills {}'.\n", name));
-      return interrupted_status;
+    if (interrupt->wait_for(kPollInterval)) {
+      if (taken_back || kind == "real") {
+        session.terminal.talk(fmt::format("It goes on; see 'understudy drills {}'.\n", name));
+        return interrupted_status;
+      }
+      taken_back = true;
+      interrupt.reset();
+      interrupt.emplace();
+      session.terminal.talk("The drill is taken back; Ctrl-C once more leaves it to the agent.\n");
+      // An error is told by the report: it has ended meanwhile, or goes on.
+      (void)client.post("/v1/drills/" + checked + "/cancel", {}, Patience::asks_other_host);
     }
     BOOST_OUTCOME_TRY(const Reply report, client.get("/v1/drills/" + checked));
-    if (text_at(report.json, "outcome") != "in_progress")
-      return show_report(session, arguments, report);
+    if (text_at(report.json, "outcome") == "in_progress") continue;
+    const int status = show_report(session, arguments, report);
+    return taken_back ? interrupted_status : status;
   }
 }
 
@@ -119,10 +132,17 @@ Result<int> hooks_test(Session& session, const Arguments& arguments) {
   json::object body;
   if (arguments.has("--event")) body["event"] = arguments.text("--event");
   if (arguments.has("--domain")) body["domain"] = arguments.text("--domain");
-  // A hook may have ten minutes; the agent ends it.
-  const ApiClient client = session.timeout
-                               ? session.client
-                               : session.client.with_timeout(std::chrono::milliseconds(610'000));
+  // The agent ends the hook when its own time is over, so that is how long an answer may take.
+  BOOST_OUTCOME_TRY(const Reply hooks, session.client.get("/v1/hooks"));
+  std::chrono::milliseconds limit(10'000);
+  for (const json::object* hook : objects_at(hooks.json, "hooks")) {
+    if (text_at(*hook, "name") == name)
+      limit += std::chrono::milliseconds(
+          static_cast<std::int64_t>(number_at(*hook, "timeout_ms").value_or(0)));
+  }
+  const Interrupt interrupt;
+  const ApiClient client = (session.timeout ? session.client : session.client.with_timeout(limit))
+                               .cancelled_by(interrupt.descriptor());
   BOOST_OUTCOME_TRY(const Reply reply, client.post("/v1/hooks/" + name + "/test", body));
   const bool succeeded = bool_at(reply.json, "succeeded").value_or(false);
   if (wants_json(arguments)) {
@@ -171,7 +191,7 @@ CommandFamily operations_verbs() {
                        report_output()},
            .exits = {{1, "it was held, and something is to be mended"},
                      {107, "a real drill was not agreed to"},
-                     {130, "Ctrl-C; the drill goes on"}},
+                     {130, "Ctrl-C: a dry or planned drill was taken back; a real one goes on"}},
            .examples = {{"understudy drill web1", "Would the image boot on?"},
                         {"understudy drill web1 --kind real --yes", "Kill it, and see"}},
            .run = drill},

@@ -26,7 +26,8 @@ std::optional<Health::Change> Health::failed() {
   if (failures_ < config_.failures) return std::nullopt;
   Change change{state_, State::unhealthy, false};
   state_ = State::unhealthy;
-  if (!acted_ && acts_ < config_.acts_max) {
+  const bool may_act = well_here_ || !config_.acts_only_after_well;
+  if (may_act && !acted_ && acts_ < config_.acts_max) {
     acted_ = true;
     ++acts_;
     change.act = true;
@@ -42,6 +43,7 @@ std::optional<Health::Change> Health::passed() {
   if (state_ == State::unhealthy && successes_ < config_.successes) return std::nullopt;
   acted_ = false;
   acts_ = 0;
+  well_here_ = true;
   if (state_ == State::healthy) return std::nullopt;
   const Change change{state_, State::healthy, false};
   state_ = State::healthy;
@@ -53,6 +55,7 @@ void Health::on_begun(Moment now) {
   failures_ = 0;
   successes_ = 0;
   acted_ = false;
+  well_here_ = false;
 }
 
 std::string_view to_string(Health::State state) {
@@ -74,10 +77,14 @@ std::vector<HostHealth::Change> HostHealth::on_reading(const Reading& reading) {
   };
   level(Check::memory, reading.memory_bytes, config_.memory_bytes_min);
   level(Check::disk, reading.disk_bytes, config_.disk_bytes_min);
-  if (config_.loop_lag_max.count() > 0) {
-    judge(Check::loop, reading.loop_lag > config_.loop_lag_max,
-          reading.loop_lag <= config_.loop_lag_max * 3 / 4, changes);
-  }
+  const auto most = [&](Check check, std::uint64_t value, std::uint64_t most_of_it) {
+    if (most_of_it > 0) judge(check, value > most_of_it, value <= most_of_it * 3 / 4, changes);
+  };
+  most(Check::loop, static_cast<std::uint64_t>(reading.loop_lag.count()),
+       static_cast<std::uint64_t>(config_.loop_lag_max.count()));
+  most(Check::load, reading.load_percent, config_.load_percent_max);
+  most(Check::memory_pressure, reading.memory_pressure_percent,
+       config_.memory_pressure_percent_max);
   return changes;
 }
 
@@ -106,6 +113,10 @@ std::string_view to_string(HostHealth::Check check) {
       return "disk";
     case HostHealth::Check::loop:
       return "loop";
+    case HostHealth::Check::load:
+      return "load";
+    case HostHealth::Check::memory_pressure:
+      return "memory_pressure";
   }
   return "memory";
 }

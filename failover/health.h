@@ -11,6 +11,10 @@
 //   service is. Such an outcome is `held`, not `failed`: it neither counts nor heals.
 // - A restart that does not help: it is tried again after the grace period, at most `acts_max`
 //   times until the service has been well again. A loop of restarts helps nobody.
+// - A service that is as ill on the next host as it was here (it hangs in its guest, or the probe
+// asks for
+//   the wrong port) would be moved to and fro for ever: with `acts_only_after_well` nothing is done
+//   before it has been well where it runs now.
 // - What a promotion cannot heal: the image holds the guest with its illness. That is why nothing
 //   here ever leads to a promotion.
 //
@@ -47,6 +51,8 @@ class Health {
     /// After the domain came to run here, anew or at all: failures do not count for so long.
     std::chrono::microseconds grace{30'000'000};
     unsigned acts_max = 3;
+    /// Only a service that has been well since it began to run here is acted for.
+    bool acts_only_after_well = false;
   };
   /// What an outcome led to. `act`: now is the moment for what the operator has configured.
   struct Change {
@@ -79,8 +85,9 @@ class Health {
   State state_ = State::unknown;
   unsigned failures_ = 0;
   unsigned successes_ = 0;
-  unsigned acts_ = 0;   ///< Since it was healthy.
-  bool acted_ = false;  ///< Since it began to run here.
+  unsigned acts_ = 0;       ///< Since it was healthy.
+  bool acted_ = false;      ///< Since it began to run here.
+  bool well_here_ = false;  ///< Since it began to run here.
   bool held_ = false;
 };
 /// "unknown", "healthy" or "unhealthy".
@@ -94,14 +101,21 @@ class HostHealth {
     std::uint64_t memory_bytes_min = std::uint64_t{128} << 20;
     std::uint64_t disk_bytes_min = std::uint64_t{256} << 20;
     std::chrono::microseconds loop_lag_max{100'000};
+    /// Processes that want to run, for each processor, in hundredths; off unless asked for: what is
+    /// much depends on the host.
+    std::uint64_t load_percent_max = 0;
+    /// The share of the last 10 s in which all processes stood still for want of memory.
+    std::uint64_t memory_pressure_percent_max = 30;
     unsigned readings = 3;  ///< In a row, before a check changes its mind.
   };
   struct Reading {
     std::uint64_t memory_bytes = 0;         ///< Available.
     std::uint64_t disk_bytes = 0;           ///< Free, of the state directory's file system.
     std::chrono::microseconds loop_lag{0};  ///< How late the agent's loop came to a timer.
+    std::uint64_t load_percent = 0;
+    std::uint64_t memory_pressure_percent = 0;  ///< 0 where the kernel does not tell.
   };
-  enum class Check { memory, disk, loop };
+  enum class Check { memory, disk, loop, load, memory_pressure };
   struct Change {
     Check check = Check::memory;
     bool healthy = true;
@@ -124,9 +138,9 @@ class HostHealth {
   void judge(Check check, bool ill, bool well, std::vector<Change>& changes);
 
   Config config_;
-  One checks_[3];
+  One checks_[5];
 };
-/// "memory", "disk" or "loop".
+/// "memory", "disk", "loop", "load" or "memory_pressure".
 std::string_view to_string(HostHealth::Check check);
 
 }  // namespace understudy

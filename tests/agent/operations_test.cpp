@@ -19,6 +19,7 @@
 #include "agent/drill_schedule.h"
 #include "agent/dry_drill.h"
 #include "agent/hooks.h"
+#include "agent/output_holds.h"
 
 namespace understudy {
 namespace {
@@ -56,6 +57,8 @@ domain = "web1"
 every = "7d"
 [health]
 memory_mib_min = 0
+load_percent_max = 400
+action = "move"
 )",
                                        "a.toml");
   ASSERT_TRUE(config) << config.error().message();
@@ -66,6 +69,8 @@ memory_mib_min = 0
   EXPECT_EQ(config.value().probes[1].name, "tcp");
   EXPECT_EQ(config.value().drills[0].every, 7 * 24h);
   EXPECT_EQ(config.value().health_memory_mib_min, 0U);
+  EXPECT_EQ(config.value().health_load_percent_max, 400U);
+  EXPECT_EQ(config.value().health_action, "move");
 }
 
 TEST(OperationsConfig, mistakes_are_named_with_line_and_remedy) {
@@ -90,7 +95,8 @@ TEST(OperationsConfig, mistakes_are_named_with_line_and_remedy) {
   EXPECT_EQ(has(message_of("[[drill]]\ndomain = \"w\"\nat = \"25:00\"\n"), "time of day"), "");
 }
 
-// The list of kinds is written by hand; whoever records a new kind and forgets it there is told here.
+// The list of kinds is written by hand; whoever records a new kind and forgets it there is told
+// here.
 TEST(HookTest, every_kind_that_the_agent_records_can_be_asked_for) {
   const std::regex recorded(R"(record\(\s*Severity::\w+,\s*[^",;]+,\s*"([a-z_]+)\")");
   std::set<std::string> kinds;
@@ -104,7 +110,7 @@ TEST(HookTest, every_kind_that_the_agent_records_can_be_asked_for) {
       EXPECT_TRUE(is_event_kind((*found)[1].str())) << (*found)[1] << " in " << file.path();
     }
   }
-  EXPECT_GT(kinds.size(), 40U) << "the search finds what is recorded";
+  EXPECT_GE(kinds.size(), 40U) << "the search finds what is recorded";
 }
 
 TEST(HookTest, environment_tells_what_happened_and_the_event_knows_best) {
@@ -183,6 +189,80 @@ TEST(DrillTest, due_by_interval_and_by_time_of_day) {
   EXPECT_FALSE(drill_due(daily, now, 23 * 60 + 54, std::nullopt, now));
   EXPECT_TRUE(drill_due(daily, now, 2, std::nullopt, now));  // Seven minutes past, over midnight.
   EXPECT_FALSE(drill_due(daily, now, 2, now - 6min, now));
+}
+
+TEST(DrillTest, schedule_goes_by_what_is_on_record_also_after_a_restart) {
+  std::string pattern = testing::TempDir() + "drills-XXXXXX";
+  const std::filesystem::path folder = ::mkdtemp(pattern.data());
+  const auto now = std::chrono::system_clock::now();
+  const auto report = [&](const std::string& id, const std::string& by, auto ago) {
+    return json::object{{"id", id},       {"domain", "w"},       {"kind", "dry"},
+                        {"asked_by", by}, {"outcome", "passed"}, {"started", rfc3339(now - ago)}};
+  };
+  {
+    DrillReports reports(folder);
+    EXPECT_EQ(reports.last_scheduled("w", "dry"), std::nullopt);
+    ASSERT_TRUE(reports.save(report("1", "schedule", 5h)));
+    ASSERT_TRUE(reports.save(report("2", "schedule", 2h)));
+    ASSERT_TRUE(reports.save(report("3", "operator", 1h)));
+  }
+  const DrillReports reports(folder);
+  const auto last = reports.last_scheduled("w", "dry");
+  ASSERT_TRUE(last);
+  EXPECT_LT(std::chrono::abs(now - 2h - *last), 2s);
+  EXPECT_EQ(reports.last_scheduled("w", "planned"), std::nullopt);
+  std::filesystem::remove_all(folder);
+}
+
+TEST(DrillTest, other_hosts_drill_is_under_way_until_it_ends_or_is_forgotten) {
+  std::string pattern = testing::TempDir() + "drills-XXXXXX";
+  const std::filesystem::path folder = ::mkdtemp(pattern.data());
+  DrillReports reports(folder);
+  const auto now = std::chrono::system_clock::now();
+  json::object report = {
+      {"id", "1"}, {"domain", "w"}, {"outcome", "in_progress"}, {"started", rfc3339(now)}};
+  ASSERT_TRUE(reports.save(report));
+  EXPECT_TRUE(reports.under_way("w", now + 1min));
+  EXPECT_FALSE(reports.under_way("v", now + 1min));
+  EXPECT_FALSE(reports.under_way("w", now + DrillReports::kUnderWayMax + 1min));
+  report["outcome"] = "passed";
+  ASSERT_TRUE(reports.save(report));
+  EXPECT_FALSE(reports.under_way("w", now + 1min));
+  std::filesystem::remove_all(folder);
+}
+
+TEST(DrillTest, full_disk_costs_the_file_but_not_the_report) {
+  DrillReports reports("/proc/no/such/folder");
+  EXPECT_FALSE(reports.save({{"id", "1"}, {"domain", "w"}, {"outcome", "passed"}}));
+  EXPECT_EQ(reports.list("w").size(), 1U);
+}
+
+TEST(OutputHolds, closure_in_between_is_counted_and_long_silence_too) {
+  const OutputHolds::Moment begin{1h};
+  OutputHolds holds;
+  holds.on_state(begin, true, true);
+  const auto open = holds.tally(begin + 10s);
+  EXPECT_EQ(open.held, 0us);
+  // The gate is closed for a new protection; its first commit comes.
+  holds.on_state(begin + 10s, false, false);
+  holds.on_released(begin + 10s + 20ms);
+  holds.on_state(begin + 10s + 20ms, false, true);
+  const auto committed = holds.tally(begin + 10s + 50ms);
+  EXPECT_TRUE(held_by_gate(open, committed, 1s));
+  EXPECT_EQ(committed.held, 0us);
+  // Epochs as they should be.
+  for (int i = 1; i <= 100; ++i) holds.on_released(begin + 10s + 20ms + i * 50ms);
+  const auto later = holds.tally(begin + 15s + 20ms);
+  EXPECT_FALSE(held_by_gate(committed, later, 1s));
+  // A backup that hangs, not yet declared lost.
+  EXPECT_FALSE(held_by_gate(later, holds.tally(begin + 15s + 300ms), 1s));
+  EXPECT_TRUE(held_by_gate(later, holds.tally(begin + 15s + 700ms), 1s));
+  // Lost, and back before anybody looked.
+  const auto before = holds.tally(begin + 15s + 700ms);
+  holds.on_state(begin + 15s + 700ms, false, false);
+  holds.on_released(begin + 15s + 710ms);
+  holds.on_state(begin + 15s + 710ms, false, true);
+  EXPECT_TRUE(held_by_gate(before, holds.tally(begin + 15s + 720ms), 1s));
 }
 
 TEST(DrillTest, our_end_of_the_wire_is_a_neighbour_whatever_the_prefix) {

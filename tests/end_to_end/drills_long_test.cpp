@@ -1,7 +1,11 @@
-// Goal: the two kinds of drill that clients may notice: there and back without an outage that
-// breaks anything, and the kill of the primary. Method: the scene under traffic.
+// Goal: drills and probes where they are put to the test: the kill of the primary, drills that are
+// taken back in the middle, a disk that is full, a gate that is closed, a service that its host
+// cannot reach. Method: the scene under traffic.
 #include <boost/json.hpp>
+#include <csignal>
+#include <fstream>
 #include <iostream>
+#include <thread>
 
 #include "tests/end_to_end/protected_guest.h"
 
@@ -11,20 +15,41 @@ namespace {
 using namespace std::chrono_literals;
 namespace json = boost::json;
 
-class Drills : public ProtectedGuest {};
+class Drills : public ProtectedGuest {
+ protected:
+  static SceneOptions with(const std::string& toml) {
+    SceneOptions options = options_from_environment();
+    options.agent_toml = toml;
+    return options;
+  }
+  /// How many events of `kind` the host has recorded of the domain.
+  std::size_t events_of(HostId host, const std::string& kind) {
+    auto told = scene->understudy_checked(host, {"events", "web1", "-o", "json"});
+    EXPECT_TRUE(told) << told.error().message();
+    std::size_t count = 0;
+    const std::string wanted = "\"kind\":\"" + kind + "\"";
+    for (std::size_t at = 0; told && (at = told.value().find(wanted, at)) != std::string::npos;
+         ++at)
+      ++count;
+    return count;
+  }
+  static bool healthy(const json::object& domain) {
+    return condition_of(domain, "ServiceHealthy") == std::optional(true);
+  }
+  static std::string state_of_probe(const json::object& domain, const std::string& name) {
+    const auto* probes = domain.if_contains("probes");
+    if (probes == nullptr) return "absent";
+    for (const auto& probe : probes->as_array()) {
+      if (text_at(probe.as_object(), "name") == name) return text_at(probe.as_object(), "state");
+    }
+    return "absent";
+  }
+};
 
-TEST_F(Drills, planned_drill_goes_there_and_back_under_traffic) {
-  ASSERT_NO_FATAL_FAILURE(play());
-  auto drilled = scene->understudy(
-      HostId::a, {"--timeout", "300s", "drill", "web1", "--kind", "planned", "-o", "json"}, 320s);
-  ASSERT_OK(drilled);
-  ASSERT_EQ(drilled.value().status, 0) << drilled.value().out << drilled.value().err;
-  std::cout << drilled.value().out;
-  auto domain = scene->wait_for_state(HostId::a, "protected", 60s);
-  ASSERT_OK(domain);
-  expect_everyone_goes_on(Clock::now());
-  expect_voices("ABA");
-  expect_nothing_lost();
+std::string probe(const std::string& kind, const std::string& more = "") {
+  return "[[probe]]\ndomain = \"web1\"\nkind = \"" + kind + "\"\naddress = \"" +
+         std::string(guest_address) +
+         "\"\ninterval = \"300ms\"\ntimeout = \"2s\"\ngrace = \"1s\"\nfailures = 2\n" + more;
 }
 
 TEST_F(Drills, real_drill_asks_first_and_kills_the_primary) {
@@ -42,6 +67,107 @@ TEST_F(Drills, real_drill_asks_first_and_kills_the_primary) {
   ASSERT_EQ(drilled.value().status, 0) << drilled.value().out << drilled.value().err;
   std::cout << drilled.value().out;
   expect_everyone_goes_on(before);
+  expect_nothing_lost();
+}
+
+TEST_F(Drills, closed_gate_is_not_an_ill_service_and_a_hook_hears_of_the_promotion) {
+  const std::string heard = "/tmp/understudy-hook-" + std::to_string(::getpid());
+  ASSERT_NO_FATAL_FAILURE(play(
+      with(probe("echo") +
+           "[[hook]]\nname = \"tell\"\non = [\"promoted\"]\ncommand = [\"/bin/sh\", \"-c\", \"env "
+           ">" +
+           heard + "\"]\n")));
+  ASSERT_OK(scene->wait_for(HostId::a, "a healthy service", 30s, healthy));
+  const std::size_t before = events_of(HostId::a, "service_unhealthy");  // While it booted.
+  // The backup is lost: output is held, so probes fail, and that is no fault of the service's.
+  ASSERT_OK(scene->hang(HostId::b));
+  ASSERT_OK(
+      scene->wait_for(HostId::a, "answers that are held", 30s, [](const json::object& domain) {
+        return reason_at(domain, "ServiceHealthy") == "OutputHeld";
+      }));
+  std::this_thread::sleep_for(6s);  // More than two failures would take.
+  auto held = scene->domain(HostId::a);
+  ASSERT_OK(held);
+  EXPECT_EQ(reason_at(held.value(), "ServiceHealthy"), "OutputHeld");
+  ASSERT_OK(scene->resume(HostId::b));
+  ASSERT_OK(scene->wait_for_state(HostId::a, "protected", 60s));
+  ASSERT_OK(scene->wait_for(HostId::a, "a healthy service", 30s, healthy));
+  EXPECT_EQ(events_of(HostId::a, "service_unhealthy"), before);
+
+  auto killed = scene->kill_host(HostId::a);
+  ASSERT_OK(killed);
+  mark(killed.value());
+  expect_everyone_goes_on(killed.value().steady + 100ms);
+  std::string told;
+  for (const auto end = Clock::now() + 20s; Clock::now() < end && told.empty();) {
+    std::ifstream file(heard);
+    told.assign(std::istreambuf_iterator<char>(file), {});
+    std::this_thread::sleep_for(50ms);
+  }
+  EXPECT_NE(told.find("UNDERSTUDY_EVENT=promoted"), std::string::npos) << told;
+  EXPECT_NE(told.find("UNDERSTUDY_DOMAIN=web1"), std::string::npos);
+  EXPECT_NE(told.find("UNDERSTUDY_HOST=hostB"), std::string::npos);
+  EXPECT_NE(told.find("UNDERSTUDY_PEER=hostA"), std::string::npos);
+  const std::string addresses =
+      told.substr(std::min(told.find("UNDERSTUDY_ADDRESSES="), told.size()));
+  EXPECT_NE(addresses.substr(0, addresses.find('\n')).find(guest_address), std::string::npos)
+      << told;
+  std::filesystem::remove(heard);
+  expect_nothing_lost();
+}
+
+TEST_F(Drills, service_that_its_host_cannot_reach_is_moved_and_one_that_never_answered_is_not) {
+  // Nobody listens at the second one's port, on either host.
+  ASSERT_NO_FATAL_FAILURE(
+      play(with(probe("echo", "action = \"move\"\n") +
+                probe("tcp", "name = \"nobody\"\nport = 9\naction = \"move\"\n"))));
+  ASSERT_OK(
+      scene->wait_for(HostId::a, "both probes' verdicts", 60s, [](const json::object& domain) {
+        return state_of_probe(domain, "echo") == "healthy" &&
+               state_of_probe(domain, "nobody") == "unhealthy";
+      }));
+  EXPECT_EQ(
+      scene->domain(HostId::a) ? reason_at(scene->domain(HostId::a).value(), "ServiceHealthy") : "",
+      "ProbeFailing");
+  EXPECT_EQ(events_of(HostId::a, "move_started"), 0U);
+  // The host, not the guest: its own connections to the service are refused.
+  ASSERT_OK(run_checked({"iptables", "-I", "OUTPUT", "-p", "tcp", "-d", std::string(guest_address),
+                         "--dport", "7", "-j", "REJECT", "--reject-with", "tcp-reset"},
+                        10s, scene->host_namespace(HostId::a)));
+  ASSERT_OK(scene->wait_for(HostId::b, "the service, well", 90s, [](const json::object& domain) {
+    return state_of_probe(domain, "echo") == "healthy";
+  }));
+  ASSERT_OK(scene->wait_for_state(HostId::b, "protected", 60s));
+  std::this_thread::sleep_for(5s);  // It stays, though the other probe fails here, too.
+  EXPECT_EQ(events_of(HostId::a, "move_started"), 1U);
+  EXPECT_EQ(events_of(HostId::b, "move_started"), 0U);
+  expect_everyone_goes_on(Clock::now());
+  expect_voices("AB");
+  expect_nothing_lost();
+}
+
+TEST_F(Drills, drill_that_is_taken_back_leaves_nothing) {
+  // A question that is never answered keeps the dry drill waiting.
+  ASSERT_NO_FATAL_FAILURE(play(with(probe("tcp", "port = 9\n"))));
+  // Ctrl-C after so many seconds.
+  const auto drilled = [this](const std::string& kind, const std::string& seconds) {
+    return run_command({"timeout", "--signal=INT", "--preserve-status", seconds,
+                        (scene->options().build_directory / "cli/understudy").string(), "--socket",
+                        scene->control_socket(HostId::a).string(), "drill", "web1", "--kind", kind},
+                       180s);
+  };
+  auto dry = drilled("dry", "4");
+  ASSERT_OK(dry);
+  EXPECT_EQ(dry.value().status, 130) << dry.value().out << dry.value().err;
+  EXPECT_EQ(scene->processes(HostId::b, "qemu-system").size(), 1U);
+  auto planned = drilled("planned", "0.3");
+  ASSERT_OK(planned);
+  ASSERT_OK(scene->wait_for_state(HostId::a, "protected", 60s));
+  auto reports = scene->understudy_json(HostId::a, {"drills", "web1"});
+  ASSERT_OK(reports);
+  for (const auto& report : reports.value().at("drills").as_array())
+    EXPECT_EQ(text_at(report.as_object(), "outcome"), "cancelled") << json::serialize(report);
+  expect_everyone_goes_on(Clock::now());
   expect_nothing_lost();
 }
 

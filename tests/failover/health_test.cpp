@@ -74,6 +74,32 @@ TEST_F(HealthTest, restarts_that_do_not_help_end) {
   EXPECT_EQ(fail_for_long(), 0);
 }
 
+TEST_F(HealthTest, service_that_was_never_well_here_is_not_moved_on) {
+  Health moved({.failures = 1, .successes = 1, .grace = 1s, .acts_only_after_well = true}, now_);
+  now_ += 10s;
+  const Health::Change ill{State::unknown, State::unhealthy, false};
+  EXPECT_EQ(moved.on_outcome(now_, Outcome::failed), ill);
+  EXPECT_EQ(moved.on_outcome(now_, Outcome::failed), std::nullopt);
+  moved.on_outcome(now_, Outcome::passed);
+  EXPECT_TRUE(moved.on_outcome(now_, Outcome::failed)->act);
+  // It runs somewhere else, and here again, as ill as before.
+  moved.on_begun(now_);
+  now_ += 10s;
+  EXPECT_EQ(moved.on_outcome(now_, Outcome::failed), std::nullopt);
+}
+
+TEST(HostHealthTest, load_and_pressure_are_judged_where_a_limit_is_set) {
+  HostHealth health({.load_percent_max = 0, .memory_pressure_percent_max = 20, .readings = 1});
+  const HostHealth::Reading well{.memory_bytes = 1ULL << 40U, .disk_bytes = 1ULL << 40U};
+  HostHealth::Reading ill = well;
+  ill.load_percent = 100'000;
+  EXPECT_TRUE(health.on_reading(ill).empty());
+  ill.memory_pressure_percent = 21;
+  const std::vector<HostHealth::Change> change = {{HostHealth::Check::memory_pressure, false}};
+  EXPECT_EQ(health.on_reading(ill), change);
+  EXPECT_FALSE(health.healthy(HostHealth::Check::memory_pressure));
+}
+
 TEST(HostHealthTest, threshold_has_hysteresis_and_one_reading_is_noise) {
   HostHealth health({.memory_bytes_min = 100, .disk_bytes_min = 0, .readings = 2});
   EXPECT_TRUE(health.on_reading({.memory_bytes = 99}).empty());
