@@ -115,7 +115,7 @@ TEST(CommandLine, a_misspelt_verb_is_answered_with_the_right_one) {
             "understudy: there is no command 'protcet': did you mean 'protect'?\n");
   EXPECT_THAT(run({"pair", "jion"}).talk, HasSubstr("did you mean 'pair join'?"));
   EXPECT_THAT(run({"stats"}).talk, HasSubstr("did you mean 'status'?"));
-  EXPECT_THAT(run({"list"}).talk, HasSubstr("'pair list' or 'domain list'"));
+  EXPECT_THAT(run({"list"}).talk, HasSubstr("'pair list', 'domain list' or 'hooks list'"));
   EXPECT_THAT(run({"prot"}).talk, HasSubstr("did you mean 'protect'?"));
   EXPECT_THAT(run({"xyzzy"}).talk, HasSubstr("'understudy help' lists them"));
   EXPECT_EQ(run({"protcet", "web1"}).status, 64);
