@@ -15,9 +15,11 @@ Colour colour_of(std::string_view outcome) {
   return outcome == "failed" ? Colour::bad : Colour::warning;
 }
 
-std::string ms_at(const json::object& object, std::string_view key) {
+// "12.3 ms" or "1.28 s".
+std::string time_at(const json::object& object, std::string_view key) {
   const auto value = number_at(object, key);
-  return value ? fmt::format("{:.1f} ms", *value) : "-";
+  if (!value) return "-";
+  return *value < 1000 ? fmt::format("{:.1f} ms", *value) : fmt::format("{:.2f} s", *value / 1000);
 }
 
 // The strings of a list.
@@ -65,12 +67,14 @@ main{max-width:58rem;margin:0 auto;padding:2.5rem 1.25rem}h1{font-size:1.6rem;ma
 article{background:var(--paper);border:1px solid var(--line);border-radius:.75rem;padding:1.5rem;margin-bottom:1.5rem}
 header{display:flex;gap:.75rem;align-items:baseline;flex-wrap:wrap}h2{font-size:1.15rem;margin:0}
 .badge{font-size:.8rem;font-weight:600;padding:.1rem .6rem;border-radius:1rem;border:1px solid currentColor}
-.passed{color:var(--good)}.failed{color:var(--bad)}.in_progress{color:var(--wait)}
+.passed{color:var(--good)}.failed{color:var(--bad)}.in_progress,.cancelled{color:var(--wait)}
 .meta{color:var(--soft);font-size:.875rem;margin:.25rem 0 1rem}
 dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:1rem;margin:1rem 0}
 dt{color:var(--soft);font-size:.8rem}dd{margin:0;font-size:1.1rem;font-variant-numeric:tabular-nums}
 table{width:100%;border-collapse:collapse;font-size:.9rem;margin:.5rem 0 1rem}
 th{text-align:left;color:var(--soft);font-weight:500}th,td{padding:.35rem .5rem;border-bottom:1px solid var(--line)}
+th:first-child,td:first-child{padding-left:0}th:last-child,td:last-child{padding-right:0}
+article{overflow-x:auto;overflow-wrap:anywhere}p.lost{margin:.25rem 0}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 h3{font-size:.95rem;margin:1.25rem 0 .25rem}ul{margin:.25rem 0;padding-left:1.25rem}
 )";
@@ -89,8 +93,8 @@ std::string article(const json::object& report) {
     if (!value.empty() && value != "-")
       html += fmt::format("<div><dt>{}</dt><dd>{}</dd></div>", name, in_html(value));
   };
-  figure("outage", ms_at(report, "outage_ms"));
-  figure("took", ms_at(report, "took_ms"));
+  figure("outage", time_at(report, "outage_ms"));
+  figure("took", time_at(report, "took_ms"));
   figure("epoch", digits_at(report, "epoch"));
   if (const auto bytes = number_at(report, "image_bytes"))
     figure("image", fmt::format("{:.0f} MiB", *bytes / (1 << 20)));
@@ -105,7 +109,7 @@ std::string article(const json::object& report) {
           "<tr><td>{}</td><td class=\"{}\">{}</td><td>{}</td><td class=\"n\">{}</td></tr>",
           in_html(text_at(*check, "name")), passed ? "passed" : "failed",
           passed ? "passed" : "failed", in_html(text_at(*check, "message")),
-          ms_at(*check, "took_ms"));
+          time_at(*check, "took_ms"));
     }
     html += "</table>\n";
   }
@@ -113,12 +117,12 @@ std::string article(const json::object& report) {
     html += "<h3>Steps</h3><table><tr><th>step</th><th class=\"n\">took</th></tr>";
     for (const json::object* phase : phases) {
       html += fmt::format("<tr><td>{}</td><td class=\"n\">{}</td></tr>",
-                          in_html(text_at(*phase, "name")), ms_at(*phase, "took_ms"));
+                          in_html(text_at(*phase, "name")), time_at(*phase, "took_ms"));
     }
     html += "</table>\n";
   }
   if (const std::string lost = text_at(report, "lost"); !lost.empty())
-    html += fmt::format("<h3>Lost</h3><p>{}</p>\n", in_html(lost));
+    html += fmt::format("<h3>Lost</h3><p class=\"lost\">{}</p>\n", in_html(lost));
   if (const auto to_mend = lines_at(report, "to_mend"); !to_mend.empty()) {
     html += "<h3>To mend</h3><ul>";
     for (const std::string& line : to_mend) html += fmt::format("<li>{}</li>", in_html(line));
@@ -137,20 +141,20 @@ std::string drill_details(const json::object& report, const Terminal& terminal) 
       text_at(report, "summary"));
   text +=
       fmt::format("{} on {}, asked for by {}; outage {}, took {}\n\n", text_at(report, "started"),
-                  text_at(report, "host"), text_at(report, "asked_by"), ms_at(report, "outage_ms"),
-                  ms_at(report, "took_ms"));
+                  text_at(report, "host"), text_at(report, "asked_by"),
+                  time_at(report, "outage_ms"), time_at(report, "took_ms"));
   Table checks({"CHECK", "RESULT", "FOUND", "TOOK"});
   for (const json::object* check : objects_at(report, "checks")) {
     const bool passed = bool_at(*check, "passed").value_or(false);
     checks.add({{text_at(*check, "name")},
                 {passed ? "passed" : "failed", passed ? Colour::good : Colour::bad},
                 {text_at(*check, "message")},
-                {ms_at(*check, "took_ms")}});
+                {time_at(*check, "took_ms")}});
   }
   if (!checks.empty()) text += checks.render(terminal) + "\n";
   Table steps({"STEP", "TOOK"});
   for (const json::object* phase : objects_at(report, "phases"))
-    steps.add({{text_at(*phase, "name")}, {ms_at(*phase, "took_ms")}});
+    steps.add({{text_at(*phase, "name")}, {time_at(*phase, "took_ms")}});
   if (!steps.empty()) text += steps.render(terminal) + "\n";
   if (const std::string lost = text_at(report, "lost"); !lost.empty())
     text += "lost: " + lost + "\n";
@@ -167,7 +171,7 @@ std::string drill_overview(const std::vector<const json::object*>& reports,
                {text_at(*report, "domain")},
                {text_at(*report, "kind")},
                {outcome, colour_of(outcome)},
-               {ms_at(*report, "outage_ms")},
+               {time_at(*report, "outage_ms")},
                {text_at(*report, "summary")},
                {text_at(*report, "id")}});
   }
@@ -183,6 +187,8 @@ std::string drill_page(const std::vector<const json::object*>& reports) {
   html += fmt::format(
       "</style></head><body><main><h1>Drills</h1><p class=\"lead\">{} report{}, newest first</p>\n",
       reports.size(), reports.size() == 1 ? "" : "s");
+  if (reports.empty())
+    html += "<p>No drill is on record. <code>understudy drill NAME</code> holds one.</p>\n";
   for (const json::object* report : reports) html += article(*report);
   return html + "</main></body></html>\n";
 }

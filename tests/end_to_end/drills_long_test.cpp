@@ -2,7 +2,7 @@
 // taken back in the middle, a disk that is full, a gate that is closed, a service that its host
 // cannot reach. Method: the scene under traffic.
 #include <boost/json.hpp>
-#include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <thread>
@@ -130,9 +130,8 @@ TEST_F(Drills, service_that_its_host_cannot_reach_is_moved_and_one_that_never_an
       scene->domain(HostId::a) ? reason_at(scene->domain(HostId::a).value(), "ServiceHealthy") : "",
       "ProbeFailing");
   EXPECT_EQ(events_of(HostId::a, "move_started"), 0U);
-  // The host, not the guest: its own connections to the service are refused.
-  ASSERT_OK(run_checked({"iptables", "-I", "OUTPUT", "-p", "tcp", "-d", std::string(guest_address),
-                         "--dport", "7", "-j", "REJECT", "--reject-with", "tcp-reset"},
+  // The host, not the guest: it has no way to the service's address any more.
+  ASSERT_OK(run_checked({"ip", "route", "add", "unreachable", std::string(guest_address) + "/32"},
                         10s, scene->host_namespace(HostId::a)));
   ASSERT_OK(scene->wait_for(HostId::b, "the service, well", 90s, [](const json::object& domain) {
     return state_of_probe(domain, "echo") == "healthy";
@@ -151,7 +150,7 @@ TEST_F(Drills, drill_that_is_taken_back_leaves_nothing) {
   ASSERT_NO_FATAL_FAILURE(play(with(probe("tcp", "port = 9\n"))));
   // Ctrl-C after so many seconds.
   const auto drilled = [this](const std::string& kind, const std::string& seconds) {
-    return run_command({"timeout", "--signal=INT", "--preserve-status", seconds,
+    return run_command({"timeout", "--foreground", "--signal=INT", "--preserve-status", seconds,
                         (scene->options().build_directory / "cli/understudy").string(), "--socket",
                         scene->control_socket(HostId::a).string(), "drill", "web1", "--kind", kind},
                        180s);
@@ -160,6 +159,8 @@ TEST_F(Drills, drill_that_is_taken_back_leaves_nothing) {
   ASSERT_OK(dry);
   EXPECT_EQ(dry.value().status, 130) << dry.value().out << dry.value().err;
   EXPECT_EQ(scene->processes(HostId::b, "qemu-system").size(), 1U);
+  EXPECT_NE(dry.value().out.find("cancelled"), std::string::npos)
+      << dry.value().out << dry.value().err;
   auto planned = drilled("planned", "0.3");
   ASSERT_OK(planned);
   ASSERT_OK(scene->wait_for_state(HostId::a, "protected", 60s));
@@ -168,6 +169,28 @@ TEST_F(Drills, drill_that_is_taken_back_leaves_nothing) {
   for (const auto& report : reports.value().at("drills").as_array())
     EXPECT_EQ(text_at(report.as_object(), "outcome"), "cancelled") << json::serialize(report);
   expect_everyone_goes_on(Clock::now());
+  expect_voices("ABA");
+  expect_nothing_lost();
+}
+
+TEST_F(Drills, report_on_a_full_disk_is_told_and_says_so_itself) {
+  ASSERT_NO_FATAL_FAILURE(play(with(probe("icmp"))));
+  // Where host A keeps reports there is room for a folder, and for nothing in it.
+  const auto state = scene->folder() / "hostA" / "lib" / "drills";
+  ASSERT_OK(run_checked({"mkdir", "-p", state.string()}));
+  ASSERT_OK(run_checked(
+      {"nsenter", fmt::format("--target={}", scene->processes(HostId::a, "understudyd").at(0)),
+       "--mount", "mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=1", "full", state.string()}));
+  auto drilled = scene->understudy(HostId::a, {"--timeout", "150s", "drill", "web1"}, 180s);
+  ASSERT_OK(run_checked(
+      {"nsenter", fmt::format("--target={}", scene->processes(HostId::a, "understudyd").at(0)),
+       "--mount", "umount", state.string()}));
+  ASSERT_OK(drilled);
+  EXPECT_EQ(drilled.value().status, 0) << drilled.value().out << drilled.value().err;
+  EXPECT_NE(drilled.value().out.find("not kept on hostA"), std::string::npos)
+      << drilled.value().out;
+  // The other host, which held it, has it on its disk.
+  EXPECT_FALSE(std::filesystem::is_empty(scene->folder() / "hostB" / "lib" / "drills"));
   expect_nothing_lost();
 }
 
