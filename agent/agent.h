@@ -184,8 +184,8 @@ class Agent {
   /// From now on a drill of the domain is under way here. Errors: try_again if one is already.
   Result<void> claim_drill(const std::string& name, const std::string& id);
   Task<void> hold_dry_drill_of(std::shared_ptr<BackupSession> backup, boost::json::object report);
-  /// Gives the report to the drill's other host.
-  Task<void> share_drill(boost::json::object report);
+  /// Gives the report to the drill's other host, which is asked up to `tries` times, 2 s apart.
+  Task<void> share_drill(boost::json::object report, unsigned tries);
   boost::json::object accept_drill(const std::string& peer, const boost::json::object& request);
   Task<void> follow_drill(boost::json::object report, std::string peer, std::string their_id);
   Task<void> hold_real_drill(std::string name, boost::json::object report);

@@ -20,6 +20,9 @@ namespace {
 namespace json = boost::json;
 using Clock = std::chrono::steady_clock;
 
+// A peer that is away for longer has forgotten that a drill is under way.
+constexpr unsigned kShareTries = 60;
+
 void rethrow(const std::exception_ptr& failure) {
   if (failure) std::rethrow_exception(failure);
 }
@@ -63,6 +66,13 @@ void Agent::begin_operations() {
                          .memory_pressure_percent_max = config_.health_memory_pressure_percent_max},
       config_.state_directory, events_, std::move(hooks));
   health_->start();
+  for (const auto& report : drills_.left_unfinished()) {
+    if (auto saved = drills_.save(report); !saved)
+      spdlog::warn("a drill's report is not kept: {}", saved.error().message());
+    // Else the other host would go on to believe that it is under way.
+    if (text_at(report, "host") == config_.name && text_at(report, "kind") != "dry")
+      boost::asio::co_spawn(context_, share_drill(report, kShareTries), rethrow);
+  }
   if (!config_.drills.empty()) boost::asio::co_spawn(context_, keep_drills(), rethrow);
 }
 
@@ -202,7 +212,7 @@ void Agent::end_drill(const std::string& name, json::object report) {
     spdlog::warn("domain={} {}", name, why);
   }
   drilled_.erase(name);
-  if (kind != "dry") boost::asio::co_spawn(context_, share_drill(report), rethrow);
+  if (kind != "dry") boost::asio::co_spawn(context_, share_drill(report, kShareTries), rethrow);
   const json::object fields = {{"drill", id}, {"kind", kind}};
   const std::string message = fmt::format("{} drill: {}", kind, summary);
   if (outcome == "failed") {
@@ -219,12 +229,19 @@ Result<void> Agent::claim_drill(const std::string& name, const std::string& id) 
   return ok();
 }
 
-Task<void> Agent::share_drill(json::object report) {
+Task<void> Agent::share_drill(json::object report, unsigned tries) {
   const std::string peer = text_at(report, "peer");
-  json::value request = {{"request", "keep_drill"}, {"report", std::move(report)}};
-  auto answered = co_await ask_peer(peer, std::move(request));
-  if (!answered)
-    spdlog::info("peer={} does not keep a drill's report: {}", peer, answered.error().message());
+  while (!stopping_) {
+    json::value request = {{"request", "keep_drill"}, {"report", report}};
+    auto answered = co_await ask_peer(peer, std::move(request));
+    if (answered || --tries == 0) {
+      if (!answered)
+        spdlog::info("peer={} does not have a drill's report: {}", peer,
+                     answered.error().message());
+      co_return;
+    }
+    co_await sleep_for(std::chrono::seconds(2));
+  }
 }
 
 // Of a drill that the peer held with us: it may name nothing else.
@@ -297,6 +314,9 @@ Task<Result<json::value>> Agent::drill(std::string name, std::string kind, std::
     BOOST_OUTCOME_CO_TRY(auto begun, begin_dry_drill(name, by));
     co_return json::value(std::move(begun));
   }
+  if (entry->backup)
+    co_return fail(ErrorCode::usage, "{} runs on {}: a {} drill is asked for there", name,
+                   entry->record.peer, kind);
   if (!entry->primary || !entry->domain ||
       entry->primary->decisions().state() != EpochPrimary::State::protecting)
     co_return fail(ErrorCode::usage,
@@ -376,7 +396,7 @@ Task<void> Agent::hold_planned_drill(std::string name, json::object report) {
   const auto patience = std::chrono::minutes(3);
   const auto cancelled = drilled_[name].cancelled;
   // The other host must not begin one of its own while the domain is there.
-  co_await share_drill(report);
+  co_await share_drill(report, 1);
   DrillClock clock;
   json::array to_mend;
   json::array checks;
@@ -426,6 +446,20 @@ Task<void> Agent::hold_planned_drill(std::string name, json::object report) {
       note(told.value().as_object(), config_.name);
     }
   }
+  // As it was before: it runs here, and is protected.
+  const auto protected_here = [&] {
+    const auto running = find_running(name);
+    return running && running.value()->primary &&
+           running.value()->primary->decisions().state() == EpochPrimary::State::protecting &&
+           running.value()->primary->decisions().acknowledged().value > 0;
+  };
+  if (failure.empty()) {
+    const auto end = Clock::now() + patience;
+    while (!protected_here() && Clock::now() < end && !stopping_)
+      co_await sleep_for(std::chrono::milliseconds(20));
+    clock.step("protected again from here");
+    if (!protected_here()) failure = "it came back, but is not protected again";
+  }
   const bool passed = failure.empty();
   report["outcome"] = !passed ? "failed" : *cancelled ? "cancelled" : "passed";
   report["summary"] =
@@ -451,7 +485,7 @@ Task<void> Agent::hold_real_drill(std::string name, json::object report) {
   const std::string peer = text_at(report, "peer");
   json::array checks;
   json::array to_mend;
-  co_await share_drill(report);
+  co_await share_drill(report, 1);
   DrillClock clock;
   const auto found = find_running(name);
   std::string failure = found ? "" : found.error().message();

@@ -57,6 +57,7 @@ DrillReports::DrillReports(std::filesystem::path directory) : directory_(std::mo
     if (text(report, "outcome") == "in_progress") {
       report["outcome"] = "failed";
       report["summary"] = "the agent ended while it was held";
+      left_unfinished_.push_back(report);
     }
     reports_.push_back(std::move(report));
   }

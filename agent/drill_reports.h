@@ -37,6 +37,11 @@ class DrillReports {
   /// other host; nothing if none is on record.
   [[nodiscard]] std::optional<std::chrono::system_clock::time_point> last_scheduled(
       const std::string& domain, const std::string& kind) const;
+  /// Reports that an earlier run of the agent left unfinished; the disk still has them as they
+  /// were.
+  [[nodiscard]] const std::vector<boost::json::object>& left_unfinished() const {
+    return left_unfinished_;
+  }
   /// Whether a drill of `domain` that was heard of within the last kUnderWayMax has not ended.
   [[nodiscard]] bool under_way(const std::string& domain,
                                std::chrono::system_clock::time_point now) const;
@@ -49,6 +54,7 @@ class DrillReports {
   [[nodiscard]] std::filesystem::path file_of(const std::string& id) const;
   std::filesystem::path directory_;
   std::vector<boost::json::object> reports_;  ///< Oldest first.
+  std::vector<boost::json::object> left_unfinished_;
 };
 
 /// Steps of a drill with their times, for its report.

@@ -154,6 +154,11 @@ Task<Result<json::value>> Hooks::test(std::string name, std::string kind, std::s
   }
   const auto one = *found;
   if (kind.empty()) kind = one->config.on.front() == "*" ? "promoted" : one->config.on.front();
+  if (!is_event_kind(kind)) {
+    const std::string meant = event_kind_like(kind);
+    co_return fail(ErrorCode::usage, "no event of kind '{}'{}", kind,
+                   meant.empty() ? "" : fmt::format("; is '{}' meant?", meant));
+  }
   if (domain.empty() && !one->config.domains.empty()) domain = one->config.domains.front();
   Event event;
   event.time = std::chrono::system_clock::now();

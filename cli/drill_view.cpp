@@ -1,5 +1,6 @@
 #include "cli/drill_view.h"
 
+#include <algorithm>
 #include <boost/json/array.hpp>
 
 #include "cli/json_view.h"
@@ -56,6 +57,22 @@ std::string in_html(std::string_view text) {
   return escaped;
 }
 
+// The same, with what stands in `backticks` set as code.
+std::string prose_in_html(std::string_view text) {
+  std::string html;
+  bool code = false;
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t tick = std::min(text.find('`', at), text.size());
+    html += in_html(text.substr(at, tick - at));
+    if (tick < text.size() && (code || text.find('`', tick + 1) != std::string_view::npos)) {
+      html += code ? "</code>" : "<code>";
+      code = !code;
+    }
+    at = tick + 1;
+  }
+  return html;
+}
+
 constexpr std::string_view kStyle = R"(
 :root{--ink:#1c2430;--soft:#5d6b7d;--line:#e1e6ec;--paper:#fff;--ground:#f3f5f8;--good:#1a7f4b;--bad:#c0322b;--wait:#a86a00}
 @media(prefers-color-scheme:dark){:root{--ink:#e7ecf2;--soft:#98a6b8;--line:#2c3745;--paper:#18202b;--ground:#10161e;
@@ -74,7 +91,7 @@ dt{color:var(--soft);font-size:.8rem}dd{margin:0;font-size:1.1rem;font-variant-n
 table{width:100%;border-collapse:collapse;font-size:.9rem;margin:.5rem 0 1rem}
 th{text-align:left;color:var(--soft);font-weight:500}th,td{padding:.35rem .5rem;border-bottom:1px solid var(--line)}
 th:first-child,td:first-child{padding-left:0}th:last-child,td:last-child{padding-right:0}
-article{overflow-x:auto;overflow-wrap:anywhere}p.lost{margin:.25rem 0}
+article{overflow-x:auto;overflow-wrap:break-word}td.passed,td.failed{white-space:nowrap}code{font-size:.9em}p.lost{margin:.25rem 0}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 h3{font-size:.95rem;margin:1.25rem 0 .25rem}ul{margin:.25rem 0;padding-left:1.25rem}
 )";
@@ -125,7 +142,7 @@ std::string article(const json::object& report) {
     html += fmt::format("<h3>Lost</h3><p class=\"lost\">{}</p>\n", in_html(lost));
   if (const auto to_mend = lines_at(report, "to_mend"); !to_mend.empty()) {
     html += "<h3>To mend</h3><ul>";
-    for (const std::string& line : to_mend) html += fmt::format("<li>{}</li>", in_html(line));
+    for (const std::string& line : to_mend) html += fmt::format("<li>{}</li>", prose_in_html(line));
     html += "</ul>\n";
   }
   return html + "</article>\n";

@@ -207,6 +207,31 @@ std::string peer_list(const json::object& peers, const Terminal& terminal,
   return table.empty() ? "no peers\n" : table.render(terminal);
 }
 
+namespace {
+
+// "! hostA: disk: 12 MiB, limit 256 MiB", a line for each check of the host's that is ill.
+std::string complaints_of_host(const json::object& status, const Terminal& terminal) {
+  std::string lines;
+  for (const json::object* check : objects_at(object_at(status, "health"), "checks")) {
+    if (bool_at(*check, "healthy").value_or(true)) continue;
+    std::string figures;
+    if (const auto now = number_at(*check, "now_bytes"); now)
+      figures = fmt::format("{:.0f} MiB, limit {:.0f} MiB", *now / (1 << 20),
+                            number_at(*check, "threshold_bytes").value_or(0) / (1 << 20));
+    if (const auto now = number_at(*check, "now_us"); now)
+      figures = fmt::format("{:.0f} ms, limit {:.0f} ms", *now / 1000,
+                            number_at(*check, "threshold_us").value_or(0) / 1000);
+    if (const auto now = number_at(*check, "now_percent"); now)
+      figures = fmt::format("{:.0f} %, limit {:.0f} %", *now,
+                            number_at(*check, "threshold_percent").value_or(0));
+    lines += fmt::format("{} {}: {}: {}\n", terminal.paint("!", Colour::warning),
+                         text_at(status, "host"), text_at(*check, "check"), figures);
+  }
+  return lines;
+}
+
+}  // namespace
+
 std::string status_overview(const json::object& status, const Terminal& terminal,
                             WallClock::time_point now) {
   std::string text =
@@ -214,7 +239,7 @@ std::string status_overview(const json::object& status, const Terminal& terminal
                   text_at(status, "version"));
   Table table({"DOMAIN", "ROLE", "STATE", "PEER", "MODE", "INTERVAL", "COMMITTED", "PAUSE P50/P99",
                "OUTPUT"});
-  std::string below;
+  std::string below = complaints_of_host(status, terminal);
   for (const json::object* domain : objects_at(status, "domains")) {
     const json::object& pause = object_at(*domain, "pause_ms");
     const std::string name = text_at(*domain, "name");
@@ -390,7 +415,23 @@ std::string domain_details(const json::object& domain, const Terminal& terminal,
                     {age_of(text_at(*one, "since"), now)},
                     {text_at(*one, "message")}});
   }
-  return conditions.empty() ? text : text + "\n" + conditions.render(terminal);
+  if (!conditions.empty()) text += "\n" + conditions.render(terminal);
+  Table probes({"PROBE", "STATE", "FOUND", "TOOK", "FAILED", "ACTION"});
+  for (const json::object* one : objects_at(domain, "probes")) {
+    const std::string verdict = text_at(*one, "state");
+    const bool held = bool_at(*one, "held").value_or(false);
+    probes.add(
+        {{text_at(*one, "name")},
+         {held ? verdict + ", held" : verdict, verdict == "unhealthy"          ? Colour::bad
+                                               : verdict == "healthy" && !held ? Colour::good
+                                                                               : Colour::warning},
+         {text_at(*one, "message")},
+         {fmt::format("{:.1f} ms", number_at(*one, "took_ms").value_or(0))},
+         {fmt::format("{} of {}", digits_at(*one, "failed"), digits_at(*one, "asked"))},
+         {text_at(*one, "action")}});
+  }
+  if (!probes.empty()) text += "\n" + probes.render(terminal);
+  return text;
 }
 
 std::string timeline_view(const json::object& timeline, const Terminal& terminal) {

@@ -24,7 +24,7 @@ std::string report(const std::string& outcome, const std::string& kind = "dry") 
          R"(","summary":"<script>alert(1)</script>","outage_ms":0,"took_ms":1281.04,"lost":"nothing",
  "phases":[{"name":"image copied","took_ms":80.12}],
  "checks":[{"name":"http","passed":false,"message":"HTTP status 500 & more","took_ms":3}],
- "to_mend":["mend the \u001b[31mservice"]})";
+ "to_mend":["mend the \u001b[31mservice, see `understudy <status>` ` there"]})";
 }
 
 const char* const by_id = "GET /v1/drills/20260301-120000-01-web1-x";
@@ -81,10 +81,37 @@ TEST(Drills, page_shows_what_reports_say_and_runs_nothing_of_it) {
   EXPECT_THAT(page.out, HasSubstr("&lt;script&gt;alert(1)&lt;/script&gt;"));
   EXPECT_THAT(page.out, Not(HasSubstr("<script")));
   EXPECT_THAT(page.out, HasSubstr("HTTP status 500 &amp; more"));
+  EXPECT_THAT(page.out, HasSubstr("see <code>understudy &lt;status&gt;</code>  there</li>"));
   EXPECT_THAT(page.out, HasSubstr("2 reports"));
   const Outcome table = run({"drills"}, agent.socket_path());
   EXPECT_THAT(table.out, HasSubstr("20260301-120000-01-web1-x"));
   EXPECT_EQ(run({"drills", "--id", "../secret"}, agent.socket_path()).status, 64);
+}
+
+TEST(Probes, stand_in_the_status_of_the_domain) {
+  FakeAgent agent;
+  agent.on("GET /v1/domains/web1",
+           {{200, R"({"name":"web1","role":"primary","state":"protected","probes":[
+    {"name":"http","kind":"http","state":"unhealthy","held":true,"message":"HTTP status 500","took_ms":3.14,
+     "asked":20,"failed":4,"action":"move"}]})"}});
+  const Outcome outcome = run({"status", "web1"}, agent.socket_path());
+  EXPECT_THAT(outcome.out, HasSubstr("unhealthy, held"));
+  EXPECT_THAT(outcome.out, HasSubstr("HTTP status 500  3.1 ms  4 of 20  move"));
+}
+
+TEST(Health, ill_host_complains_in_the_status) {
+  FakeAgent agent;
+  agent.on(
+      "GET /v1/status",
+      {{200,
+        R"({"schema":1,"host":"hostA","version":"1","domains":[],"peers":[],"health":{"healthy":false,"checks":[
+    {"check":"memory","healthy":true,"now_bytes":999999999,"threshold_bytes":134217728},
+    {"check":"disk","healthy":false,"now_bytes":12582912,"threshold_bytes":268435456},
+    {"check":"loop","healthy":false,"now_us":250000,"threshold_us":100000}]}})"}});
+  const Outcome outcome = run({"status"}, agent.socket_path());
+  EXPECT_THAT(outcome.out, HasSubstr("! hostA: disk: 12 MiB, limit 256 MiB"));
+  EXPECT_THAT(outcome.out, HasSubstr("! hostA: loop: 250 ms, limit 100 ms"));
+  EXPECT_THAT(outcome.out, Not(HasSubstr("memory")));
 }
 
 TEST(HooksTest, shows_how_the_hook_ended_and_what_it_said) {

@@ -173,6 +173,30 @@ TEST_F(Drills, drill_that_is_taken_back_leaves_nothing) {
   expect_nothing_lost();
 }
 
+TEST_F(Drills, host_that_becomes_ill_hands_its_domain_over) {
+  ASSERT_NO_FATAL_FAILURE(
+      play(with("[health]\ndisk_mib_min = 64\nmemory_mib_min = 0\nloop_lag_max = \"0s\"\n"
+                "memory_pressure_percent_max = 0\naction = \"move\"\n")));
+  // Only host A finds little room where it keeps its state.
+  const std::string agent = fmt::format("{}", scene->processes(HostId::a, "understudyd").at(0));
+  const std::string state = (scene->folder() / "hostA" / "lib").string();
+  ASSERT_OK(run_checked({"nsenter", "--target", agent, "--mount", "mount", "-t", "tmpfs", "-o",
+                         "size=16m", "small", state}));
+  auto moved = scene->wait_for_state(HostId::b, "protected", 90s);
+  const auto told = scene->understudy_checked(HostId::a, {"events", "-o", "json"});
+  const auto status = scene->understudy_checked(HostId::a, {"status"});
+  ASSERT_OK(run_checked({"nsenter", "--target", agent, "--mount", "umount", "-l", state}));
+  ASSERT_OK(moved);
+  ASSERT_OK(told);
+  EXPECT_NE(told.value().find("host_unhealthy"), std::string::npos);
+  ASSERT_OK(status);
+  EXPECT_NE(status.value().find("! hostA: disk"), std::string::npos) << status.value();
+  EXPECT_EQ(events_of(HostId::b, "move_started"), 0U);
+  expect_everyone_goes_on(Clock::now());
+  expect_voices("AB");
+  expect_nothing_lost();
+}
+
 TEST_F(Drills, report_on_a_full_disk_is_told_and_says_so_itself) {
   ASSERT_NO_FATAL_FAILURE(play(with(probe("icmp"))));
   // Where host A keeps reports there is room for a folder, and for nothing in it.
