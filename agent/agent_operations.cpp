@@ -161,8 +161,15 @@ Task<void> Agent::restart_domain(std::string name, std::string reason) {
 // For an ill service: to where its host cannot be the reason; an illness in the guest's memory goes
 // along. And for the way back of a drill.
 Task<void> Agent::move_to_backup(std::string name) {
+  const std::uint64_t before = events_.last();
   auto moved = co_await move(name, "");
-  if (!moved)
+  if (moved) co_return;
+  // move() tells itself what it failed at, but not what kept it from beginning.
+  const auto told = events_.list(name, before, 100, true);
+  const bool known = std::ranges::any_of(told, [](const Event& event) {
+    return event.kind == "move_failed" || event.kind == "backup_lost";
+  });
+  if (!known)
     events_.record(Severity::critical, name, "move_failed",
                    fmt::format("not moved to its backup: {}", moved.error().message()));
 }

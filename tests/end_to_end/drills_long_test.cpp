@@ -175,17 +175,21 @@ TEST_F(Drills, drill_that_is_taken_back_leaves_nothing) {
 
 TEST_F(Drills, host_that_becomes_ill_hands_its_domain_over) {
   ASSERT_NO_FATAL_FAILURE(
-      play(with("[health]\ndisk_mib_min = 64\nmemory_mib_min = 0\nloop_lag_max = \"0s\"\n"
+      play(with("[health]\ndisk_mib_min = 64\nmemory_mib_min = 0\nloop_lag_max = \"1h\"\n"
                 "memory_pressure_percent_max = 0\naction = \"move\"\n")));
   // Only host A finds little room where it keeps its state.
   const std::string agent = fmt::format("{}", scene->processes(HostId::a, "understudyd").at(0));
   const std::string state = (scene->folder() / "hostA" / "lib").string();
-  ASSERT_OK(run_checked({"nsenter", "--target", agent, "--mount", "mount", "-t", "tmpfs", "-o",
-                         "size=16m", "small", state}));
+  const std::string small = (scene->folder() / "small").string();
+  ASSERT_OK(run_checked(
+      {"nsenter", "--target", agent, "--mount", "sh", "-c",
+       fmt::format("mkdir {1} && mount -t tmpfs -o size=16m small {1} && cp -a {0}/. {1} && "
+                   "mount --bind {1} {0}",
+                   state, small)}));
   auto moved = scene->wait_for_state(HostId::b, "protected", 90s);
   const auto told = scene->understudy_checked(HostId::a, {"events", "-o", "json"});
   const auto status = scene->understudy_checked(HostId::a, {"status"});
-  ASSERT_OK(run_checked({"nsenter", "--target", agent, "--mount", "umount", "-l", state}));
+  ASSERT_OK(run_checked({"nsenter", "--target", agent, "--mount", "umount", "-l", state, small}));
   ASSERT_OK(moved);
   ASSERT_OK(told);
   EXPECT_NE(told.value().find("host_unhealthy"), std::string::npos);
