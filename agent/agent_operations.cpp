@@ -22,6 +22,7 @@ using Clock = std::chrono::steady_clock;
 
 // A peer that is away for longer has forgotten that a drill is under way.
 constexpr unsigned kShareTries = 60;
+constexpr std::size_t kSharedReportBytesMax = std::size_t{64} << 10;
 
 void rethrow(const std::exception_ptr& failure) {
   if (failure) std::rethrow_exception(failure);
@@ -259,6 +260,8 @@ json::object Agent::accept_drill(const std::string& peer, const json::object& re
   if (found == entries_.end() || found->second->record.peer != peer ||
       text_at(*report, "host") != peer || text_at(*report, "peer") != config_.name)
     return {{"error", "no drill of ours"}};
+  if (json::serialize(*report).size() > kSharedReportBytesMax)
+    return {{"error", "the report is too long"}};
   if (const auto known = drills_.find(text_at(*report, "id"));
       known && text_at(known.value(), "host") != peer)
     return {{"error", "that drill was another host's"}};

@@ -173,6 +173,20 @@ TEST_F(Drills, drill_that_is_taken_back_leaves_nothing) {
   expect_nothing_lost();
 }
 
+TEST_F(Drills, dry_and_planned_in_replay_mode) {
+  ASSERT_NO_FATAL_FAILURE(play(with(probe("icmp")), {.mode = "replay"}));
+  for (const char* const kind : {"dry", "planned"}) {
+    auto drilled =
+        scene->understudy(HostId::a, {"--timeout", "180s", "drill", "web1", "--kind", kind}, 200s);
+    ASSERT_OK(drilled);
+    EXPECT_EQ(drilled.value().status, 0) << drilled.value().out << drilled.value().err;
+    std::cout << drilled.value().out;
+  }
+  expect_everyone_goes_on(Clock::now());
+  expect_voices("ABA");
+  expect_nothing_lost();
+}
+
 TEST_F(Drills, host_that_becomes_ill_hands_its_domain_over) {
   ASSERT_NO_FATAL_FAILURE(
       play(with("[health]\ndisk_mib_min = 64\nmemory_mib_min = 0\nloop_lag_max = \"1h\"\n"

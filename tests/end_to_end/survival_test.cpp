@@ -180,7 +180,7 @@ TEST_F(Survival, backup_killed_holds_the_output_says_so_and_solo_opens) {
   expect_nothing_lost();
 }
 
-TEST_F(Survival, capabilities_of_the_unit_suffice_for_a_whole_takeover) {
+TEST_F(Survival, capabilities_of_the_unit_suffice_for_a_drill_and_a_takeover) {
   // The set is read out of the unit, so that the two cannot part.
   SceneOptions options = options_from_environment();
   std::ifstream unit(options.build_directory / "understudy.service");
@@ -198,6 +198,9 @@ TEST_F(Survival, capabilities_of_the_unit_suffice_for_a_whole_takeover) {
   auto domain = scene->domain(HostId::a);
   ASSERT_OK(domain);
   EXPECT_EQ(text_at(domain.value(), "tracking"), "pagemap_scan") << "not by a weaker way";
+  auto drilled = scene->understudy(HostId::a, {"--timeout", "150s", "drill", "web1"}, 180s);
+  ASSERT_OK(drilled);
+  EXPECT_EQ(drilled.value().status, 0) << drilled.value().out << drilled.value().err;
   auto killed = scene->kill_host(HostId::a);
   ASSERT_OK(killed);
   mark(killed.value());
