@@ -155,6 +155,36 @@ TEST_F(Xen, what_cannot_be_protected_is_refused_by_name) {
   expect_no_traces();
 }
 
+// An agent that is told to take Xen does not start where the modules of dom0 are missing, and says
+// which; without HAP, Xen makes no such domain in the first place.
+TEST_F(Xen, what_a_host_lacks_is_said_by_name) {
+  const auto agent_without = [](const std::string& taken_away) {
+    return Lab::exec(
+        "A",
+        "(echo 'hypervisor = \"xen\"'; sed 's/7420/7430/g; s#/run/understudy#/tmp/lacking-run#; "
+        "s#/var/lib/understudy#/tmp/lacking-state#; s/9600/9601/' "
+        "/etc/understudy/understudy.toml) >/tmp/lacking.toml; "
+        "mkdir -p /tmp/lacking-run /tmp/lacking-state; unshare -m sh -c '" +
+            taken_away +
+            "; timeout 60 understudyd --config /tmp/lacking.toml'; echo status $?; "
+            "rm -r /tmp/lacking* 2>&1");
+  };
+  for (const auto& [taken_away, words] : std::vector<std::pair<std::string, std::string>>{
+           {"mount -t tmpfs none /dev/xen", "/dev/xen/privcmd"},
+           {"umount /proc/xen", "xenfs is not mounted"}}) {
+    const auto said = agent_without(taken_away + " && exec 2>&1");
+    ASSERT_OK(said);
+    EXPECT_NE(said.value().find(words), std::string::npos) << said.value();
+    EXPECT_NE(said.value().find("status 69"), std::string::npos) << said.value();
+  }
+  const auto made = Lab::exec(
+      "A",
+      R"(printf '%s\n' 'type="pvh"' 'name="nohap"' memory=64 hap=0 'kernel="/boot/vmlinux"' )"
+      R"(>/tmp/nohap.cfg; xl create -p /tmp/nohap.cfg 2>&1; rm /tmp/nohap.cfg; xl domid nohap)");
+  EXPECT_FALSE(made) << made.value();
+  expect_no_traces();
+}
+
 // Left out of the comparison of traces: nothing. What a protection made is gone with it.
 TEST_F(Xen, a_protection_comes_and_goes_without_traces) {
   ASSERT_OK(Lab::create_domain("A", "web", "10.77.0.30", 1));
