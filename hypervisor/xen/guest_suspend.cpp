@@ -32,7 +32,8 @@ Result<DomainFacts> suspend_guest(Control& control, Store& store, DomainId domid
   SuspendRequest request(limits, began);
   for (;;) {
     BOOST_OUTCOME_TRY(const auto facts, control.facts(domid));
-    GuestSight seen{.suspended = facts.suspended(), .dying = facts.dying, .ended = {}};
+    GuestSight seen{
+        .suspended = facts.suspended(), .dying = facts.dying, .paused = facts.paused, .ended = {}};
     if (facts.shutdown && !facts.suspended()) seen.ended = shutdown_reason(*facts.shutdown);
     auto step = request.on_look(Clock::now(), seen);
     if (step.kind == SuspendRequest::Kind::ask) {

@@ -15,10 +15,16 @@ SuspendRequest::Step failed(Error why) {
   return {.kind = SuspendRequest::Kind::failed, .pause = {}, .why = std::move(why)};
 }
 
+Error paused_by_operator() {
+  return fail(ErrorCode::timed_out,
+              "an operator has paused the guest: no checkpoint until it goes on (xl unpause)");
+}
+
 }  // namespace
 
 SuspendRequest::Step SuspendRequest::on_look(Clock::time_point now, const GuestSight& seen) {
   ++looks_;
+  paused_ = seen.paused;
   if (seen.suspended && !asked_) {
     return failed(fail(ErrorCode::try_again,
                        "the guest is suspended already: another toolstack is at work on it"));
@@ -28,9 +34,10 @@ SuspendRequest::Step SuspendRequest::on_look(Clock::time_point now, const GuestS
     return failed(fail(ErrorCode::failed, "the guest {} instead of suspending",
                        seen.ended ? *seen.ended : "was destroyed"));
   }
-  if (!asked_) return {.kind = Kind::ask, .pause = {}, .why = {}};
+  if (!asked_ && !paused_) return {.kind = Kind::ask, .pause = {}, .why = {}};
   if (now <= limit_) return wait();
-  if (!taken_) return {.kind = Kind::withdraw, .pause = {}, .why = {}};
+  if (asked_ && !taken_) return {.kind = Kind::withdraw, .pause = {}, .why = {}};
+  if (paused_) return failed(paused_by_operator());
   return failed(fail(ErrorCode::timed_out,
                      "the guest took the request to suspend and did not stand still within {} s "
                      "(its kernel's log says why)",
@@ -52,6 +59,7 @@ SuspendRequest::Step SuspendRequest::on_asked(Clock::time_point now, bool writte
 }
 
 SuspendRequest::Step SuspendRequest::on_withdrawn(Clock::time_point now, bool withdrawn) {
+  if (withdrawn && paused_) return failed(paused_by_operator());
   if (withdrawn) {
     return failed(fail(ErrorCode::timed_out,
                        "the guest did not answer the request to suspend within {} s: it has no PV "

@@ -8,7 +8,8 @@
 // must not be overwritten by ours: ours waits. A guest without PV drivers never takes the request:
 // it is taken back, and the guest knows nothing of it. A guest that took it and does not suspend in
 // time may do so any moment later: whoever gave up looks again before the next attempt (and a
-// domain found suspended is resumed). A domain that suspends before we have asked does so for
+// domain found suspended is resumed). A guest that an operator has paused is not asked before it
+// runs again. A domain that suspends before we have asked does so for
 // somebody else: another toolstack is at work on it (xl save, xl migrate), and gets its way. If
 // both ask within the same moment, nobody can tell whose suspension it is: that is left to the
 // operator, who is told to end the protection first.
@@ -37,6 +38,7 @@ struct SuspendLimits {
 struct GuestSight {
   bool suspended = false;  ///< The guest stands in the suspend hypercall.
   bool dying = false;      ///< The domain is being taken apart.
+  bool paused = false;     ///< An operator has stopped it (xl pause): it can answer nothing.
   /// All its vCPUs have stopped for another reason than a suspension, in words: "rebooted".
   std::optional<std::string_view> ended;
 };
@@ -79,6 +81,7 @@ class SuspendRequest {
   unsigned looks_ = 0;
   bool asked_ = false;
   bool taken_ = false;
+  bool paused_ = false;      ///< At the last look.
   bool first_wait_ = false;  ///< The next wait is the first one since the request.
 };
 

@@ -6,6 +6,8 @@
 #include <boost/asio/post.hpp>
 #include <chrono>
 
+#include "hypervisor/xen/save_guard.h"
+
 namespace understudy::xen {
 namespace {
 
@@ -116,6 +118,14 @@ Task<Result<void>> XenDomain::start_tracking() {
     log_ = std::move(opened.value());
   }
   log_->disable();
+  const auto guard = [this]() -> Result<void> {
+    BOOST_OUTCOME_TRY(forbid_saving(*thread_->store, identity_.domid, identity_.config.name));
+    const auto saver = saver_of(identity_.domid);
+    if (!saver) return ok();
+    return fail(ErrorCode::unavailable, "another toolstack saves or migrates it (process {})",
+                *saver);
+  };
+  if (auto guarded = co_await thread_->thread.run(guard); !guarded) co_return in(guarded.error());
   if (auto enabled = log_->enable(); !enabled) co_return in(enabled.error());
   // Mapped after the log is on: what is written from now on is either seen by the first copy or
   // told by the log.
@@ -179,6 +189,7 @@ Task<Result<void>> XenDomain::stop_tracking() {
   first_pages_.clear();
   life_->meaning().vanishing_is_death = false;
   const auto unmap = [this]() -> Result<void> {
+    allow_saving(*thread_->store, identity_.domid);
     memory_.unmap();
     if (device_model_ == nullptr) return ok();
     auto told = device_model_->log_writes(false);
@@ -298,6 +309,16 @@ Task<Result<void>> XenDomain::let_run() {
   co_await wait_for_collection();
   collection_.reset();
   const auto go = [this]() -> Result<void> {
+    // xl sets a domain going that it could not save. What was copied of a guest that ran is no
+    // checkpoint; the error is what keeps it from being committed.
+    BOOST_OUTCOME_TRY(const auto facts, thread_->control->facts(identity_.domid));
+    if (!facts.suspended() && !facts.shutdown && !facts.dying) {
+      if (!cooperative()) (void)device_model_->go_on();
+      (void)thread_->store->resume(identity_.domid);
+      return fail(ErrorCode::try_again,
+                  "another toolstack has set the guest going in the middle of a checkpoint, which "
+                  "is dropped");
+    }
     if (!cooperative()) {
       BOOST_OUTCOME_TRY(device_model_->go_on());
     }

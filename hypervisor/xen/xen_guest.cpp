@@ -59,6 +59,11 @@ void Life::look() {
     return end(DomainExit::Kind::crashed,
                fmt::format("Xen's domain {} was destroyed by somebody else", domid_));
   }
+  if (meaning_.stands_paused && (!facts.value().paused || facts.value().ever_ran)) {
+    return end(
+        DomainExit::Kind::crashed,
+        fmt::format("somebody has let Xen's domain {} run, which spoils what it holds", domid_));
+  }
   if (facts.value().suspended() && Condition::Clock::now() < strays_until_) resume_stray();
   if (!facts.value().shutdown || facts.value().suspended()) return;
   const unsigned reason = *facts.value().shutdown;

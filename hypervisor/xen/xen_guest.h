@@ -40,6 +40,8 @@ class Life {
     bool remove_rest = false;
     /// If the domain vanishes, it was killed. Otherwise its toolstack ended it in order.
     bool vanishing_is_death = false;
+    /// It only holds an image: if somebody lets it run, the image is spoilt and that is its end.
+    bool stands_paused = false;
     /// How it is suspended, and so how a stray is resumed.
     Method method = Method::cooperative;
   };

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "hypervisor/xen/guest_checks.h"
+#include "hypervisor/xen/save_guard.h"
 #include "hypervisor/xen/xen_domain.h"
 #include "hypervisor/xen/xen_guest.h"
 #include "hypervisor/xen/xen_standby.h"
@@ -147,6 +148,11 @@ class XenHypervisor final : public Hypervisor {
 
   Result<GuestDescription> describe(const DomainFacts& facts, const DomainSettings& settings) {
     xen::Control& control = *host_->slow_control;
+    if (const auto saver = xen::saver_of(facts.domid)) {
+      return fail(ErrorCode::unavailable,
+                  "{} cannot be protected now: another toolstack saves or migrates it (process {})",
+                  settings.name, *saver);
+    }
     if (facts.shutdown) {
       return fail(ErrorCode::unavailable, "{} does not run: the guest {}", settings.name,
                   xen::shutdown_reason(*facts.shutdown));

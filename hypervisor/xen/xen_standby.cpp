@@ -118,10 +118,11 @@ Task<Result<std::unique_ptr<XenStandby>>> XenStandby::build(std::shared_ptr<XenH
   BOOST_OUTCOME_CO_TRY(auto thread, GuestThread::open());
   const auto make = [&] { return make_domain(*host, config, memory); };
   BOOST_OUTCOME_CO_TRY(auto identity, co_await host->slow.run(make));
-  auto life = Life::watch(
-      host, identity.domid, identity.uuid,
-      Life::Meaning{
-          .remove_rest = true, .vanishing_is_death = true, .method = identity.description.method});
+  auto life = Life::watch(host, identity.domid, identity.uuid,
+                          Life::Meaning{.remove_rest = true,
+                                        .vanishing_is_death = true,
+                                        .stands_paused = true,
+                                        .method = identity.description.method});
   if (!life) {
     memory.unmap();
     const auto undo = [&] { return host->toolstack->destroy(identity.domid); };
@@ -184,6 +185,7 @@ Task<Result<std::unique_ptr<Domain>>> XenStandby::promote(std::span<const std::b
   auto domain = XenDomain::take(host_, identity_, life_, std::move(next.value()));
   if (!domain) co_return domain.error().in(where);
 
+  life_->meaning().stands_paused = false;
   const auto work = [this, device_state] { return load(device_state); };
   const Result<void> loaded = co_await thread_->thread.run(work);
   if (!loaded) {
@@ -211,6 +213,11 @@ Result<void> XenStandby::load(std::span<const std::byte> device_state) {
   const auto began = Clock::now();
   Control& control = *thread_->control;
   const DomainId domid = identity_.domid;
+  // Between two looks of its watch somebody may have let it run.
+  BOOST_OUTCOME_TRY(const auto facts, control.facts(domid));
+  if (!facts.paused || facts.ever_ran) {
+    return fail(ErrorCode::failed, "somebody has let the domain run that held the image");
+  }
   BOOST_OUTCOME_TRY(const auto state, GuestState::decode(device_state));
   const bool transparent = state.method == Method::transparent;
   if (state.method != identity_.description.method || state.device_model.empty() == transparent) {

@@ -4,6 +4,11 @@
 // here: two toolstacks that ask within the same moment, which nobody can tell apart.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <initializer_list>
+#include <string>
+
+#include "hypervisor/xen/save_guard.h"
 #include "hypervisor/xen/suspend_request.h"
 
 namespace understudy::xen {
@@ -13,7 +18,7 @@ using namespace std::chrono_literals;
 using Kind = SuspendRequest::Kind;
 
 const GuestSight kRunning{};
-const GuestSight kSuspended{.suspended = true, .dying = false, .ended = {}};
+const GuestSight kSuspended{.suspended = true, .dying = false, .paused = false, .ended = {}};
 
 class XenSuspendRequest : public ::testing::Test {
  protected:
@@ -70,12 +75,14 @@ TEST_F(XenSuspendRequest, a_guest_that_is_late_and_does_it_after_all) {
 
 TEST_F(XenSuspendRequest, a_guest_that_ends_instead) {
   ask_at(0ms);
-  expect_failed(request_.on_look(kBegin + 1ms, {false, false, "rebooted"}), ErrorCode::failed,
-                "the guest rebooted instead of suspending");
+  expect_failed(request_.on_look(kBegin + 1ms, {false, false, false, "rebooted"}),
+                ErrorCode::failed, "the guest rebooted instead of suspending");
   SuspendRequest crash({}, kBegin);
-  expect_failed(crash.on_look(kBegin, {false, false, "crashed"}), ErrorCode::failed, "crashed");
+  expect_failed(crash.on_look(kBegin, {false, false, false, "crashed"}), ErrorCode::failed,
+                "crashed");
   SuspendRequest destroyed({}, kBegin);
-  expect_failed(destroyed.on_look(kBegin, {false, true, {}}), ErrorCode::failed, "was destroyed");
+  expect_failed(destroyed.on_look(kBegin, {false, true, false, {}}), ErrorCode::failed,
+                "was destroyed");
 }
 
 // What an operator has asked for and the guest has not read yet is not overwritten.
@@ -85,6 +92,23 @@ TEST_F(XenSuspendRequest, an_operators_request_comes_first) {
   ASSERT_EQ(request_.on_look(kBegin + 5s + 1ms, kRunning).kind, Kind::ask);
   expect_failed(request_.on_asked(kBegin + 5s + 1ms, false, "reboot"), ErrorCode::try_again,
                 "another request (reboot)");
+}
+
+// It cannot answer, so it is not asked; whatever it was asked before is taken back.
+TEST_F(XenSuspendRequest, a_guest_that_an_operator_has_paused) {
+  const GuestSight paused{.suspended = false, .dying = false, .paused = true, .ended = {}};
+  EXPECT_EQ(request_.on_look(kBegin, paused).kind, Kind::wait);
+  expect_failed(request_.on_look(kBegin + 5s + 1ms, paused), ErrorCode::timed_out, "xl unpause");
+
+  SuspendRequest for_a_moment({.answer = 5s, .suspend = 30s, .usual = 40ms}, kBegin);
+  EXPECT_EQ(for_a_moment.on_look(kBegin, paused).kind, Kind::wait);
+  EXPECT_EQ(for_a_moment.on_look(kBegin + 1s, kRunning).kind, Kind::ask);
+
+  SuspendRequest asked({.answer = 5s, .suspend = 30s, .usual = 40ms}, kBegin);
+  ASSERT_EQ(asked.on_look(kBegin, kRunning).kind, Kind::ask);
+  ASSERT_EQ(asked.on_asked(kBegin, true, "").kind, Kind::wait);
+  ASSERT_EQ(asked.on_look(kBegin + 5s + 1ms, paused).kind, Kind::withdraw);
+  expect_failed(asked.on_withdrawn(kBegin + 5s + 2ms, true), ErrorCode::timed_out, "xl unpause");
 }
 
 // A suspension that we have not asked for is another toolstack's: it is neither used nor ended,
@@ -97,6 +121,27 @@ TEST_F(XenSuspendRequest, another_toolstack_gets_its_way) {
   ASSERT_EQ(later.on_asked(kBegin, false, "suspend").kind, Kind::wait);
   expect_failed(later.on_look(kBegin + 30ms, kSuspended), ErrorCode::try_again,
                 "another toolstack is at work");
+}
+
+// libxl reads the node as a number and can bind no channel 0; people read the rest.
+TEST(XenSaveGuard, what_the_node_says) {
+  EXPECT_EQ(std::atoi(guard_words("web").c_str()), 0);
+  EXPECT_NE(guard_words("web").find("understudy unprotect web"), std::string::npos);
+}
+
+TEST(XenSaveGuard, a_saving_process_is_known_by_its_arguments) {
+  const auto line = [](std::initializer_list<std::string> arguments) {
+    std::string text;
+    for (const auto& argument : arguments) text += argument + '\0';
+    return text;
+  };
+  const std::string helper = "/usr/lib/xen-4.17/bin/libxl-save-helper";
+  EXPECT_EQ(domain_saved_by(line({helper, "--save-domain", "14", "-1", "7", "1", "3", "0"})), 7U);
+  EXPECT_FALSE(domain_saved_by(line({helper, "--restore-domain", "14", "-1", "7", "1"})));
+  EXPECT_FALSE(domain_saved_by(line({"/bin/sh", "--save-domain", "14", "-1", "7", "1"})));
+  EXPECT_FALSE(domain_saved_by(line({helper, "--save-domain", "14", "-1", "seven", "1"})));
+  EXPECT_FALSE(domain_saved_by(line({helper, "--save-domain", "14", "-1"})));
+  EXPECT_FALSE(domain_saved_by(""));
 }
 
 }  // namespace
