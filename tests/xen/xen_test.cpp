@@ -345,6 +345,8 @@ TEST_F(Xen, another_toolstack_cannot_take_a_protected_domain_away) {
   for (int i = 0; i < 5; ++i) refused("xl save web /tmp/saved");
   refused("xl save -c web /tmp/saved");
   refused("xl migrate -s lab-ssh web hostB");
+  // xl's receiver dies of a stream that ends before it began, and leaves an empty domain.
+  ASSERT_OK(Lab::exec("B", "xl destroy web--incoming || true"));
   EXPECT_EQ(Lab::exec("A", "xl domid web").value(), domid);
   EXPECT_TRUE(Lab::eventually([] { return Lab::state("A", "web") == "protected"; }, seconds(240)));
   expect_progress(Clock::now());
