@@ -28,6 +28,8 @@ constexpr std::size_t kBatchBytes = 256 * 1024;
 // Inputs wait for company so long, or until they are so many octets.
 constexpr auto kLogPatience = 2ms;
 constexpr std::uint64_t kLogBytesWaiting = 16 * 1024;
+// So long outputs wait for the acknowledgement of the batch before theirs.
+constexpr auto kAcknowledgementPatience = 2ms;
 // How long a pause waits for answers, and how old a request may be that is waited for.
 constexpr auto kQuietPatience = 20ms;
 constexpr auto kFirstQuietPatience = 60ms;
@@ -300,11 +302,22 @@ void ReplayGate::hand_over(std::uint16_t interface, std::span<const std::uint8_t
 
 // --- what follows from what happened ---
 
+// One batch at a time, as Nagle has it for TCP: what the guest says meanwhile goes together in the
+// next one. A talkative guest then costs a few wake-ups of both hosts for each round trip instead
+// of a few for each frame, and a quiet one waits for nobody.
+bool ReplayGate::batch_in_flight() const {
+  if (!rule_ || quietening_) return false;
+  const auto since = rule_->awaits_since();
+  return since && now() < *since + kAcknowledgementPatience;
+}
+
 void ReplayGate::settle() {
   if (opened_) return;
   if (log_due_ && log_due_at_ == Instant::max()) log_due_at_ = now() + kLogPatience;
+  const bool in_flight = batch_in_flight();
   if (log_due_ && rule_ &&
-      (log_urgent_ || log_bytes_waiting_ >= kLogBytesWaiting || now() >= log_due_at_)) {
+      ((log_urgent_ && !in_flight) || log_bytes_waiting_ >= kLogBytesWaiting ||
+       now() >= log_due_at_)) {
     log_due_ = log_urgent_ = false;
     log_bytes_waiting_ = 0;
     log_due_at_ = Instant::max();
@@ -322,6 +335,12 @@ void ReplayGate::settle() {
     if (replayer_->translator().empty()) replayer_.reset();
   }
   open_if_idle();
+  if (opened_) return;
+  if (batch_in_flight()) {
+    relay_->defer_outputs();
+  } else {
+    relay_->resume_outputs();
+  }
   arm();
 }
 
@@ -329,6 +348,7 @@ void ReplayGate::arm() {
   if (opened_) return;
   Instant next = std::min(refresh_at_, log_due_at_);
   if (rule_) next = std::min(next, rule_->next_deadline());
+  if (batch_in_flight()) next = std::min(next, *rule_->awaits_since() + kAcknowledgementPatience);
   if (replayer_ && running_ && !led_) next = std::min(next, replayer_->next_deadline());
   if (replayer_ && led_) next = std::min(next, std::max(replayer_->next_deadline(), now() + 1s));
   // A timer that fires early costs less than one that is moved with every frame.

@@ -79,6 +79,16 @@ class FrameRelayPort : public std::enable_shared_from_this<FrameRelayPort> {
     wait(tap_ready_, &FrameRelayPort::take_in_outputs);
     wait(own_ready_, &FrameRelayPort::take_in_inputs);
   }
+  void defer_outputs() { outputs_deferred_ = true; }
+  void resume_outputs() {
+    outputs_deferred_ = false;
+    if (!std::exchange(outputs_parked_, false)) return;
+    boost::asio::post(tap_ready_.get_executor(), [weak = weak_from_this()] {
+      if (const auto self = weak.lock()) {
+        self->on_ready(self->tap_ready_, &FrameRelayPort::take_in_outputs);
+      }
+    });
+  }
   /// Frames that passed by the bridge itself, before the fence stood, are no business of ours.
   Result<void> forget_what_passed() {
     const auto nothing = [](const RelayedFrame&) {};
@@ -143,6 +153,10 @@ class FrameRelayPort : public std::enable_shared_from_this<FrameRelayPort> {
   }
 
   void on_ready(boost::asio::posix::stream_descriptor& ready, TakeIn take_in) {
+    if (&ready == &tap_ready_ && outputs_deferred_) {
+      outputs_parked_ = true;
+      return;
+    }
     const auto drained = (this->*take_in)(kFramesAtOnce);
     if (!stopped_ && handlers_.on_idle) handlers_.on_idle();
     if (!drained) {
@@ -181,6 +195,8 @@ class FrameRelayPort : public std::enable_shared_from_this<FrameRelayPort> {
   AddressBook addresses_;
   FrameRelay::Counters counters_;
   bool stopped_ = false;
+  bool outputs_deferred_ = false;
+  bool outputs_parked_ = false;  ///< There are some, and nobody waits for the tap.
 };
 
 class FrameRelay::Implementation {
@@ -258,6 +274,14 @@ Result<void> FrameRelay::take_in_outputs() {
     BOOST_OUTCOME_TRY(port->take_in_outputs(kFramesPerBarrierMax));
   }
   return ok();
+}
+
+void FrameRelay::defer_outputs() {
+  for (const auto& port : implementation_->ports) port->defer_outputs();
+}
+
+void FrameRelay::resume_outputs() {
+  for (const auto& port : implementation_->ports) port->resume_outputs();
 }
 
 void FrameRelay::to_network(std::uint16_t interface, std::span<const std::uint8_t> frame) {

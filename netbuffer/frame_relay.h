@@ -76,6 +76,12 @@ class FrameRelay {
   /// was given to on_output when this returns.
   Result<void> take_in_outputs();
 
+  /// From here to resume_outputs() what the guest sends waits in the kernel, as far as it has room:
+  /// for who can do nothing with it before then, and need not be woken for each frame. The barrier
+  /// takes it in nevertheless.
+  void defer_outputs();
+  void resume_outputs();
+
   /// Sends a frame as the guest. A frame that cannot be sent is lost, and counted.
   void to_network(std::uint16_t interface, std::span<const std::uint8_t> header_and_frame);
   /// Gives a frame to the guest. True if its queue took it; else it is lost, and counted.

@@ -210,6 +210,10 @@ class ReleaseRule {
   [[nodiscard]] State state() const { return state_; }
   [[nodiscard]] const InputLog& log() const { return log_; }
   /// Up to where the backup has the log; monotonic.
+  /// When the oldest batch was sent that the backup has not acknowledged; none if it has all.
+  [[nodiscard]] std::optional<Instant> awaits_since() const {
+    return unacknowledged_.empty() ? std::nullopt : std::optional(unacknowledged_.front().at);
+  }
   [[nodiscard]] LogPosition acknowledged() const { return acknowledged_; }
   [[nodiscard]] std::size_t held() const {
     return by_log_.size() + by_commit_.size() + by_lease_.size();
