@@ -157,6 +157,7 @@ class Agent {
     Renewal renewal;
     std::string renewal_reason;  ///< Why it waits, as last told in an event.
     bool failback_told = false;  ///< That it could go home.
+    bool going_home = false;     ///< It is on its way there.
     mutable Conditions conditions;
   };
   /// Marks an entry as busy for the time of one request. Not valid if the entry was busy.
@@ -198,6 +199,8 @@ class Agent {
   Task<void> keep_renewed();
   void look_after(Entry& entry);
   void look_homeward(Entry& entry);
+  /// Moves it to its home, because failback is when-healthy and the time has come.
+  Task<void> go_home(std::string name, std::string home);
   Task<void> renew(std::string name, std::string host);
   Task<void> give_up_first_copy(std::string name);
   [[nodiscard]] RenewalPolicy policy_of(const Entry& entry) const;

@@ -211,23 +211,48 @@ void Agent::on_news_of_third(Entry& entry, const std::string& peer, const Heartb
   }
 }
 
+// One that was moved here on purpose is where somebody wants it.
 void Agent::look_homeward(Entry& entry) {
   const auto policy = policy_of(entry);
   if (policy.failback.mode == FailbackMode::never) return;
   const bool whole =
       entry.primary && entry.primary->decisions().state() == EpochPrimary::State::protecting;
+  const bool moved_here = entry.promotion != nullptr && entry.promotion->handed_over();
   const auto advice = failbacks_[entry.record.name].advise(
       now(), policy.failback,
-      {.runs_here = entry.domain != nullptr,
+      {.runs_here = entry.domain != nullptr && !moved_here,
        .home_is_here = policy.home == config_.name,
        .home_heard = policy.home != config_.name && heard(policy.home),
        .protected_here = whole});
-  if (advice == Failback::Advice::stay) {
-    entry.failback_told = false;
-  } else if (!std::exchange(entry.failback_told, true)) {
-    events_.record(Severity::info, entry.record.name, "failback_possible",
-                   fmt::format("it could go home to {}", policy.home), {{"peer", policy.home}});
+  switch (advice) {
+    case Failback::Advice::stay:
+      entry.failback_told = false;
+      return;
+    case Failback::Advice::possible:
+      if (std::exchange(entry.failback_told, true)) return;
+      events_.record(Severity::info, entry.record.name, "failback_possible",
+                     fmt::format("it could go home to {}", policy.home), {{"peer", policy.home}});
+      return;
+    case Failback::Advice::move:
+      if (entry.busy || entry.renewing || std::exchange(entry.going_home, true)) return;
+      boost::asio::co_spawn(context_, go_home(entry.record.name, policy.home), rethrow);
+      return;
   }
+}
+
+Task<void> Agent::go_home(std::string name, std::string home) {
+  const auto entry = entries_.at(name);
+  events_.record(Severity::info, name, "failback",
+                 fmt::format("{} has been well for long enough: it goes home", home),
+                 {{"peer", home}});
+  auto moved = co_await move(name, home);
+  if (moved) {
+    failbacks_[name].on_moved(now());
+  } else {
+    // What it failed at has been told as an event; the next attempt comes after another stay.
+    failbacks_[name].on_move_failed(now());
+  }
+  entry->going_home = false;
 }
 
 }  // namespace understudy

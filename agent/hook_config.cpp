@@ -35,6 +35,7 @@ constexpr auto kKinds = std::to_array<std::string_view>({
     "evacuated",
     "evacuation_failed",
     "evacuation_started",
+    "failback",
     "failback_possible",
     "fell_back",
     "gate_fault",

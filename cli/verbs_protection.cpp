@@ -408,8 +408,9 @@ CommandFamily protection_verbs() {
                        {.flags = "--failback",
                         .value = "WHEN",
                         .help = "Whether it goes home, to the host where it was first protected: "
-                                "never (the default), or manual (an event says when it could)",
-                        .choices = {"never", "manual"}},
+                                "never (the default), manual (an event says when it could), or "
+                                "when-healthy (it is moved, after the two times below)",
+                        .choices = {"never", "manual", "when-healthy"}},
                        {.flags = "--failback-delay",
                         .value = "TIME",
                         .help = "How long its home has to be heard without a break. Default: 5m"},

@@ -4,6 +4,7 @@
 #include <boost/json.hpp>
 #include <cmath>
 #include <fstream>
+#include <numeric>
 
 namespace understudy::bench {
 namespace {
@@ -27,7 +28,14 @@ double Series::median() const {
 json::value Series::to_json() const {
   if (values_.empty()) return nullptr;
   const auto [least, most] = std::ranges::minmax(values_);
+  const auto count = static_cast<double>(values_.size());
+  const double mean = std::accumulate(values_.begin(), values_.end(), 0.0) / count;
+  double squares = 0;
+  for (const double value : values_) squares += (value - mean) * (value - mean);
+  const double deviation = count > 1 ? std::sqrt(squares / (count - 1)) : 0;
   return {{"median", rounded(median())},
+          {"mean", rounded(mean)},
+          {"deviation", rounded(deviation)},
           {"min", rounded(least)},
           {"max", rounded(most)},
           {"n", values_.size()}};

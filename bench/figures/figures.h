@@ -19,7 +19,8 @@ class Series {
   /// Half of the values are below it; of an even number, the mean of the two in the middle. 0 of
   /// none.
   [[nodiscard]] double median() const;
-  /// {"median","min","max","n"}, to three decimals.
+  /// {"median","mean","deviation","min","max","n"}, to three decimals; the deviation is that of a
+  /// sample.
   [[nodiscard]] boost::json::value to_json() const;
 
  private:

@@ -60,5 +60,36 @@ TEST_F(RenewalStory, two_hosts_die_one_after_another_and_nothing_is_lost) {
   expect_nothing_lost();
 }
 
+TEST_F(RenewalStory, goes_home_by_itself_once_its_home_is_well_and_stays_where_it_is_put) {
+  SceneOptions options = options_from_environment();
+  Protection protection;
+  ASSERT_NO_FATAL_FAILURE(play(options, protection));
+  ASSERT_OK(
+      scene->understudy_checked(HostId::a, {"set", "web1", "--failback", "when-healthy",
+                                            "--failback-delay", "2s", "--minimum-stay", "4s"}));
+  ASSERT_NO_FATAL_FAILURE(kill_and_take_over(HostId::a, HostId::b));
+  ASSERT_OK(scene->start_agent(HostId::a));
+  ASSERT_OK(scene->wait_for(
+      HostId::a, "the domain to be home and protected", 120s, [](const auto& domain) {
+        return text_at(domain, "role") == "primary" && text_at(domain, "state") == "protected";
+      }));
+  expect_everyone_goes_on(Clock::now());
+  auto events = scene->understudy_checked(HostId::b, {"events"});
+  ASSERT_OK(events);
+  EXPECT_NE(events.value().find("hostA has been well for long enough: it goes home"),
+            std::string::npos)
+      << events.value();
+  // An operator's move is not undone.
+  ASSERT_OK(scene->understudy_checked(HostId::a, {"move", "web1"}, 60s));
+  ASSERT_OK(scene->wait_for_state(HostId::b, "protected", 60s));
+  std::this_thread::sleep_for(8s);
+  auto stayed = scene->domain(HostId::b);
+  ASSERT_OK(stayed);
+  EXPECT_EQ(text_at(stayed.value(), "role"), "primary");
+  expect_everyone_goes_on(Clock::now());
+  expect_voices("ABAB");
+  expect_nothing_lost();
+}
+
 }  // namespace
 }  // namespace understudy::scene

@@ -543,32 +543,38 @@ Result<json::object> Scene::wait_for_state(HostId host, const std::string& state
 
 // --- the guest -----------------------------------------------------------------------------------
 
+std::string Scene::guest_command_line() const {
+  // no_timer_check: on a busy machine the emulated timer ticks so unsteadily that the kernel takes
+  // it for broken while it boots.
+  return fmt::format(
+      "console=ttyS0 quiet panic=-1 no_timer_check understudy.address={}/24 "
+      "understudy.address6={}/64 {}",
+      guest_address, guest_address_6, options_.guest_parameters);
+}
+
 Result<void> Scene::start_guest(HostId host) {
   const std::size_t ready_before = [&] {
     std::error_code error;
     const auto size = fs::file_size(console_log(), error);
     return error ? 0 : size;
   }();
-  // no_timer_check: on a busy machine the emulated timer ticks so unsteadily that the kernel takes
-  // it for broken while it boots.
   BOOST_OUTCOME_TRY(write_file(
-      domain_file(),
-      fmt::format(R"(name = "web1"
+      domain_file(), fmt::format(R"(name = "web1"
 memory = "{} MiB"
 vcpus = {}
 kernel = "{}"
 initrd = "{}"
-command_line = "console=ttyS0 quiet panic=-1 no_timer_check understudy.address={}/24 understudy.address6={}/64 {}"
+command_line = "{}"
 console_log = "{}"
 
 [[nic]]
 bridge = "br0"
 mac = "{}"
 )",
-                  options_.memory_mib, options_.vcpus,
-                  (options_.guest_directory / "vmlinuz").string(),
-                  (options_.guest_directory / options_.initramfs).string(), guest_address,
-                  guest_address_6, options_.guest_parameters, console_log().string(), guest_mac)));
+                                 options_.memory_mib, options_.vcpus,
+                                 (options_.guest_directory / "vmlinuz").string(),
+                                 (options_.guest_directory / options_.initramfs).string(),
+                                 guest_command_line(), console_log().string(), guest_mac)));
   BOOST_OUTCOME_TRY(understudy_checked(host, {"domain", "start", domain_file().string()}));
   const auto end = Clock::now() + 120s;  // five seconds on an idle machine
   std::error_code error;

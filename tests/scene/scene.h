@@ -144,6 +144,8 @@ class Scene {
 
   /// Writes the domain's file, starts it on `host` and waits until its services answer.
   Result<void> start_guest(HostId host = HostId::a);
+  /// What its kernel is told.
+  [[nodiscard]] std::string guest_command_line() const;
   /// Protects it to the other host (or to `protection.to`) and waits until checkpoints commit, and
   /// in replay mode until output goes with the log. `progress` is called with the domain object
   /// meanwhile.
