@@ -12,7 +12,7 @@
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
-#include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <functional>
@@ -65,7 +65,9 @@ Result<void> measure_light(Scene& scene, const Move& move, std::chrono::seconds 
   std::vector<scene::Traffic*> all = {&ledger};
   for (const auto& [name, traffic] : paced) all.push_back(traffic);
   for (scene::Traffic* traffic : all) traffic->start();
-  for (scene::Traffic* traffic : all) BOOST_OUTCOME_TRY(traffic->wait_for_progress(30s));
+  for (scene::Traffic* traffic : all) {
+    BOOST_OUTCOME_TRY(traffic->wait_for_progress(30s));
+  }
   const std::filesystem::path ping_log = scene.folder() / "ping.txt";
   std::filesystem::remove(ping_log);
   BOOST_OUTCOME_TRY(auto ping, scene.start_client({"ping", "-D", "-n", "-i", "0.01",

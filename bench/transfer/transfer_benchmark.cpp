@@ -116,7 +116,9 @@ class Stage {
 
   /// The dead come back, and wait to be the next backup.
   Result<void> raise_the_dead() {
-    for (const HostId host : dead_) BOOST_OUTCOME_TRY(scene_->start_agent(host));
+    for (const HostId host : dead_) {
+      BOOST_OUTCOME_TRY(scene_->start_agent(host));
+    }
     dead_.clear();
     return ok();
   }
