@@ -10,6 +10,7 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <memory>
 
 #include "base/unique_fd.h"
@@ -20,10 +21,18 @@ namespace {
 
 namespace asio = boost::asio;
 
+// How long the output is read on when the command has ended. What it wrote is in the pipe already;
+// what it left behind in the background may hold the other end for ever.
+constexpr auto kLastWords = std::chrono::milliseconds(250);
+
 // What has been read so far; shared with the coroutine that reads, which may be the last to go.
 struct Reading {
-  Reading(const asio::any_io_executor& executor, int fd) : pipe(executor, fd) {}
+  Reading(const asio::any_io_executor& executor, int fd) : pipe(executor, fd), ended(executor) {
+    ended.expires_at(asio::steady_timer::time_point::max());
+  }
   asio::posix::stream_descriptor pipe;
+  asio::steady_timer ended;  ///< Cancelled when all has been read.
+  bool over = false;
   std::string text;
   bool cut = false;
 };
@@ -34,11 +43,13 @@ Task<void> read_all(std::shared_ptr<Reading> reading, std::size_t bytes_max) {
     boost::system::error_code error;
     const std::size_t count = co_await reading->pipe.async_read_some(
         asio::buffer(piece), asio::redirect_error(asio::use_awaitable, error));
-    if (error) co_return;
+    if (error) break;
     const std::size_t room = bytes_max - std::min(bytes_max, reading->text.size());
     reading->text.append(piece.data(), std::min(room, count));
     reading->cut = reading->cut || count > room;
   }
+  reading->over = true;
+  reading->ended.cancel();
 }
 
 }  // namespace
@@ -78,18 +89,10 @@ Task<Result<CommandEnd>> run_command_line(asio::any_io_executor executor, Comman
     process->kill();
     co_await process->wait(std::chrono::seconds(5));
   }
-  // What it wrote last is in the pipe already. Whatever it left behind in the background may hold
-  // the other end for ever: not waited for.
-  std::array<char, 4096> piece{};
   boost::system::error_code ignored;
-  reading->pipe.non_blocking(true, ignored);
-  for (int rounds = 0; rounds < 32; ++rounds) {
-    const ssize_t count = ::read(reading->pipe.native_handle(), piece.data(), piece.size());
-    if (count <= 0) break;
-    const std::size_t room =
-        line.output_bytes_max - std::min(line.output_bytes_max, reading->text.size());
-    reading->text.append(piece.data(), std::min(room, static_cast<std::size_t>(count)));
-    reading->cut = reading->cut || static_cast<std::size_t>(count) > room;
+  if (!reading->over) {
+    reading->ended.expires_after(kLastWords);
+    co_await reading->ended.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
   }
   reading->pipe.close(ignored);
   end.took = std::chrono::duration_cast<std::chrono::milliseconds>(
