@@ -35,6 +35,9 @@ class Gatekeeper {
   virtual Result<void> drop_held() = 0;
   /// Lets everything out. The object is spent afterwards.
   virtual Result<void> open() = 0;
+  /// Sends a frame that came for the domain after it had stopped here to where it runs now. Where
+  /// inputs are logged there is none that the other host has not.
+  virtual Result<void> pass_on(UnreadInput /*input*/) { return ok(); }
 
   [[nodiscard]] virtual TrafficCounters counters() const = 0;
   [[nodiscard]] virtual std::vector<LearnedAddresses> learned_addresses() const = 0;
@@ -63,6 +66,9 @@ class RemusGatekeeper final : public Gatekeeper {
   Result<void> release(EpochId epoch) override { return gate_->release(epoch); }
   Result<void> drop_held() override { return gate_->drop_held(); }
   Result<void> open() override { return gate_->open(); }
+  Result<void> pass_on(UnreadInput input) override {
+    return gate_->pass_on(input.interface, std::move(input.octets));
+  }
   [[nodiscard]] TrafficCounters counters() const override { return gate_->counters().total(); }
   [[nodiscard]] std::vector<LearnedAddresses> learned_addresses() const override {
     return gate_->learned_addresses();

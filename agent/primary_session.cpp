@@ -430,6 +430,7 @@ Task<void> PrimarySession::perform(EpochPrimary::Action action) {
       last_problem_ = asked.error().message();
   } else if (const auto* destroy = std::get_if<EpochPrimary::DestroyDomain>(&action)) {
     record_.generation = std::max(record_.generation, destroy->generation);
+    if (decisions_.hand_over() == EpochPrimary::HandOver::yielded) send_inputs_after();
     // Order matters: the copy must be gone before its rules are.
     fault_point("renew.before_destroy");
     if (auto destroyed = co_await domain_.destroy(); !destroyed) {
@@ -780,6 +781,23 @@ Task<void> PrimarySession::yield(EpochId epoch) {
   if (auto said = co_await send(FrameType::protection_end, encode(word)); !said)
     last_problem_ = said.error().message();  // It is said again over the next link.
   fault_point("move.said");
+}
+
+// What clients sent while the guest stood still came to the host that they knew. Without it they
+// would wait for their own time-outs, which are longer than the whole hand-over.
+void PrimarySession::send_inputs_after() {
+  if (gate_ == nullptr) return;
+  auto unread = domain_.take_unread_inputs();
+  if (!unread) {
+    spdlog::warn("domain={} what came for it meanwhile is lost: {}", record_.name,
+                 unread.error().message());
+    return;
+  }
+  std::size_t lost = 0;
+  const std::size_t frames = unread.value().size();
+  for (UnreadInput& input : unread.value())
+    lost += static_cast<std::size_t>(!gate_->pass_on(std::move(input)));
+  spdlog::info("domain={} event=inputs_sent_after frames={} lost={}", record_.name, frames, lost);
 }
 
 Task<void> PrimarySession::resume_guest() {

@@ -147,6 +147,7 @@ class PrimarySession : public std::enable_shared_from_this<PrimarySession> {
   Task<void> capture(EpochId epoch, Upon upon, Afterwards afterwards = Afterwards::resume);
   Task<Result<void>> capture_steps(EpochId epoch, Upon upon, Afterwards afterwards);
   Task<void> yield(EpochId epoch);
+  void send_inputs_after();
   void forget_hand_over();
   Task<void> resume_guest();
   Task<void> give_up(EpochId epoch, Error error);

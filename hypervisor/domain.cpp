@@ -79,6 +79,10 @@ Result<std::vector<InputProgress>> Domain::input_progress() {
               "this hypervisor cannot tell which frames have reached the guest");
 }
 
+Result<std::vector<UnreadInput>> Domain::take_unread_inputs() {
+  return std::vector<UnreadInput>();
+}
+
 Task<Result<bool>> Domain::takes_inputs() {
   co_return false;
 }

@@ -82,6 +82,12 @@ struct InputProgress {
   bool empty = false;  ///< No frame was left in that queue.
 };
 
+/// A frame that the host had for a domain that did not take it any more.
+struct UnreadInput {
+  std::size_t interface = 0;         ///< Index into Domain::outputs().
+  std::vector<std::uint8_t> octets;  ///< A virtio_net_hdr of 10 octets, then the frame.
+};
+
 /// One result of a check made before anything is touched.
 struct Finding {
   enum class Severity {
@@ -182,6 +188,12 @@ class Domain {
   /// Only while paused: whether the guest has room for frames on every interface, so that no frame
   /// is stuck on its way for want of it. False where that is not certain.
   virtual Task<Result<bool>> takes_inputs();
+
+  /// For a domain that stands still here and runs elsewhere: takes its interfaces off their bridges
+  /// and returns the frames that came for it since it was paused, in their order for each
+  /// interface, to be sent after it. It must not run here again. Empty where the hypervisor cannot
+  /// tell; they are lost then, as frames on a network may be.
+  virtual Result<std::vector<UnreadInput>> take_unread_inputs();
 
   /// A look at whether the guest's processors have work at this moment, or wait for some. Cheap;
   /// keeps nothing of the domain alive, and says false once that has ended. Empty where the

@@ -215,6 +215,11 @@ Result<BridgePort> port_on_bridge(NetlinkSocket& route, const std::string& devic
   return port;
 }
 
+std::array<std::uint8_t, 6> address_of_own_port(unsigned index) {
+  return {
+      0xfe, 0xff, 0xff, 0, static_cast<std::uint8_t>(index >> 8), static_cast<std::uint8_t>(index)};
+}
+
 Result<void> add_own_port(NetlinkSocket& route, unsigned index, const std::string& name,
                           const BridgePort& like, PortUse use) {
   const bool relay = use == PortUse::relay;
@@ -224,12 +229,7 @@ Result<void> add_own_port(NetlinkSocket& route, unsigned index, const std::strin
     // the bridge's own.
     RequestBuffer buffer;
     nlmsghdr* const request = link_request(buffer, RTM_NEWLINK, AF_UNSPEC, index);
-    const std::array<std::uint8_t, 6> address = {0xfe,
-                                                 0xff,
-                                                 0xff,
-                                                 0,
-                                                 static_cast<std::uint8_t>(index >> 8),
-                                                 static_cast<std::uint8_t>(index)};
+    const std::array<std::uint8_t, 6> address = address_of_own_port(index);
     mnl_attr_put(request, IFLA_ADDRESS, address.size(), address.data());
     mnl_attr_put_u32(request, IFLA_MTU, like.mtu);
     mnl_attr_put_u32(request, IFLA_TXQLEN, relay ? kRelayQueueFrames : 1);

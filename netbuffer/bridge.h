@@ -4,6 +4,7 @@
 
 #include <linux/if_bridge.h>
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -59,6 +60,10 @@ enum class PortUse {
   entry,  ///< Frames enter by it and never leave by it: no learning, no flooding.
   relay,  ///< It stands for the guest: the bridge learns from it and floods to it, multicast too.
 };
+
+/// The Ethernet address that add_own_port gives to the device of that index: administered locally,
+/// and higher than those of other ports, so that no bridge takes it for its own.
+std::array<std::uint8_t, 6> address_of_own_port(unsigned index);
 
 /// Enslaves `index` as a port for `use` with the VLANs, isolation and MTU of `like`; then sets it
 /// up. `name` is for messages.

@@ -42,7 +42,7 @@ Result<InjectionPort> InjectionPort::create(NetlinkSocket& route, const BridgePo
   ::ioctl(tap.get(), TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6);
   BOOST_OUTCOME_TRY(const unsigned index, index_of_device(device));
   BOOST_OUTCOME_TRY(add_own_port(route, index, device, like, use));
-  return InjectionPort(std::move(tap), std::move(device));
+  return InjectionPort(std::move(tap), std::move(device), address_of_own_port(index));
 }
 
 Result<void> InjectionPort::inject(std::span<const std::uint8_t> header_and_frame) {

@@ -8,6 +8,7 @@
 // without persistence: it goes with this object or with the process, whatever happens.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -27,6 +28,8 @@ class InjectionPort {
                                       PortUse use = PortUse::entry);
 
   [[nodiscard]] const std::string& device() const { return device_; }
+  /// The port's own Ethernet address.
+  [[nodiscard]] const std::array<std::uint8_t, 6>& address() const { return address_; }
 
   /// Puts in a frame as CapturedFrame holds it. When it returns, the bridge has passed it on.
   Result<void> inject(std::span<const std::uint8_t> header_and_frame);
@@ -38,11 +41,12 @@ class InjectionPort {
   Result<bool> drain(std::size_t frames_max, const std::function<void(CapturedFrame)>& on_frame);
 
  private:
-  InjectionPort(UniqueFd tap, std::string device)
-      : tap_(std::move(tap)), device_(std::move(device)) {}
+  InjectionPort(UniqueFd tap, std::string device, std::array<std::uint8_t, 6> address)
+      : tap_(std::move(tap)), device_(std::move(device)), address_(address) {}
 
   UniqueFd tap_;
   std::string device_;
+  std::array<std::uint8_t, 6> address_;
   std::vector<std::uint8_t> buffer_;
 };
 

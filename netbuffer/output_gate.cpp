@@ -156,6 +156,18 @@ class OutputGatePort : public std::enable_shared_from_this<OutputGatePort> {
     return ok();
   }
 
+  Result<void> pass_on(std::vector<std::uint8_t> octets) {
+    constexpr std::size_t kDestination = CapturedFrame::kHeaderBytes;
+    constexpr std::size_t kSource = kDestination + ETH_ALEN;
+    if (octets.size() < kDestination + ETH_HLEN ||
+        !std::equal(interface_.mac.octets.begin(), interface_.mac.octets.end(),
+                    octets.begin() + kDestination)) {
+      return ok();
+    }
+    std::ranges::copy(injection_.address(), octets.begin() + kSource);
+    return injection_.inject(octets);
+  }
+
   [[nodiscard]] GateCounters counters() const {
     GateCounters counters{ip_.counters(), other_.counters()};
     counters.ip.dropped.frames += queue_.kernel_drops();
@@ -391,6 +403,15 @@ Result<void> OutputGate::drop_held() {
     BOOST_OUTCOME_TRY(port.take_in_everything());
     return port.drop_all();
   });
+}
+
+Result<void> OutputGate::pass_on(std::size_t interface,
+                                 std::vector<std::uint8_t> header_and_frame) {
+  if (interface >= implementation_->ports.size()) {
+    return fail(ErrorCode::internal, "gate of domain {}: no interface {}", implementation_->domain,
+                interface);
+  }
+  return implementation_->ports[interface]->pass_on(std::move(header_and_frame));
 }
 
 Result<void> OutputGate::open() {

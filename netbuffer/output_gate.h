@@ -128,6 +128,13 @@ class OutputGate {
   /// closed.
   Result<void> drop_held();
 
+  /// Sends `header_and_frame` (as CapturedFrame has it), which came here for the guest behind the
+  /// interface of that index, to where the guest is now. For after a hand-over, when the guest has
+  /// been announced elsewhere. Whoever sees it go by takes it for ours: the sender's address stays
+  /// with the sender's own port. Frames for others than the guest are left out. Errors: the bridge
+  /// does not take it.
+  Result<void> pass_on(std::size_t interface, std::vector<std::uint8_t> header_and_frame);
+
   /// Solo, or no longer protected: lets everything held out in order, then removes the rules. The
   /// object is spent afterwards. A frame that the guest sends in the very moment of the change may
   /// be overtaken by its successors, but none is lost. On an error the gate may still be closed;

@@ -340,6 +340,24 @@ Result<std::vector<InputProgress>> QemuDomain::input_progress() {
   return progress;
 }
 
+// A QEMU whose guest is stopped leaves its taps alone; their queues hold a thousand frames each.
+Result<std::vector<UnreadInput>> QemuDomain::take_unread_inputs() {
+  if (taps_.empty()) {
+    BOOST_OUTCOME_TRY(taps_, instance_->fetch_taps());
+  }
+  std::vector<UnreadInput> unread;
+  for (std::size_t nic = 0; nic < taps_.size(); ++nic) {
+    const OutputInterface& output = instance_->outputs()[nic];
+    BOOST_OUTCOME_TRY(detach_tap(output.device, output.bridge));
+    for (;;) {
+      BOOST_OUTCOME_TRY(auto octets, take_frame(taps_[nic]));
+      if (octets.empty()) break;
+      unread.push_back({nic, std::move(octets)});
+    }
+  }
+  return unread;
+}
+
 std::function<bool()> QemuDomain::activity() const {
   return [process = instance_->identity()] { return has_work(process.pid); };
 }

@@ -50,6 +50,7 @@ class QemuDomain final : public Domain {
   Task<Result<std::vector<std::byte>>> save_device_state() override;
   Task<Result<void>> resume() override;
   Result<std::vector<InputProgress>> input_progress() override;
+  Result<std::vector<UnreadInput>> take_unread_inputs() override;
   Task<Result<bool>> takes_inputs() override;
   std::function<bool()> activity() const override;
   Task<Result<void>> destroy() override;

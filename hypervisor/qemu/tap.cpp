@@ -7,6 +7,7 @@
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -141,6 +142,41 @@ Result<void> attach_tap(const std::string& device, const std::string& bridge) {
     return system_error(errno, fmt::format("taking {} up", device));
   }
   return ok();
+}
+
+Result<void> detach_tap(const std::string& device, const std::string& bridge) {
+  BOOST_OUTCOME_TRY(const UniqueFd socket, control_socket());
+  ifreq request = request_for(device);
+  if (::ioctl(socket.get(), SIOCGIFINDEX, &request) != 0) return system_error(errno, device);
+  ifreq of_bridge = request_for(bridge);
+  of_bridge.ifr_ifindex = request.ifr_ifindex;
+  // EINVAL: it is no port of it.
+  if (::ioctl(socket.get(), SIOCBRDELIF, &of_bridge) != 0 && errno != EINVAL) {
+    return system_error(errno, fmt::format("taking {} off bridge {}", device, bridge));
+  }
+  return ok();
+}
+
+Result<std::vector<std::uint8_t>> take_frame(const UniqueFd& tap) {
+  constexpr std::size_t kHeaderBytes = 10;
+  constexpr std::size_t kFrameBytesMax = 128 * 1024;
+  int header_bytes = kHeaderBytes;
+  if (::ioctl(tap.get(), TUNGETVNETHDRSZ, &header_bytes) != 0) {
+    return system_error(errno, "the header of a tap's frames");
+  }
+  const auto longer =
+      static_cast<std::size_t>(std::max(header_bytes, int{kHeaderBytes})) - kHeaderBytes;
+  std::vector<std::uint8_t> octets(kFrameBytesMax);
+  ssize_t bytes = 0;
+  do {
+    bytes = ::read(tap.get(), octets.data(), octets.size());
+  } while (bytes < 0 && errno == EINTR);
+  if (bytes < 0 && errno != EAGAIN) return system_error(errno, "read a tap");
+  if (bytes <= static_cast<ssize_t>(kHeaderBytes + longer)) return std::vector<std::uint8_t>();
+  octets.resize(static_cast<std::size_t>(bytes));
+  octets.erase(octets.begin() + kHeaderBytes,
+               octets.begin() + static_cast<std::ptrdiff_t>(kHeaderBytes + longer));
+  return octets;
 }
 
 }  // namespace understudy

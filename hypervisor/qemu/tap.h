@@ -7,8 +7,10 @@
 // port of no bridge until promotion, so that no frame from before ever waits in it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -37,6 +39,14 @@ Result<std::uint64_t> frames_taken_from(const std::string& device);
 
 /// Gives the tap the bridge's MTU, makes it a port of the bridge and takes it up. Safe to repeat.
 Result<void> attach_tap(const std::string& device, const std::string& bridge);
+
+/// Takes the tap off its bridge; what waits in it stays there. Safe to repeat.
+Result<void> detach_tap(const std::string& device, const std::string& bridge);
+
+/// Takes the next frame that waits in the tap, behind a virtio_net_hdr of 10 octets, whatever
+/// length the tap's holder has chosen for it. Empty: there is none. To be called only while nobody
+/// else reads. Never blocks.
+Result<std::vector<std::uint8_t>> take_frame(const UniqueFd& tap);
 
 /// Tries to open /dev/net/tun, without making anything.
 Result<void> probe_taps();

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "tests/end_to_end/protected_guest.h"
+#include "tests/scene/paced_datagrams.h"
 
 namespace understudy::scene {
 namespace {
@@ -61,6 +62,21 @@ int moves_wanted() {
 TEST_F(Move, to_and_fro_under_traffic_nothing_is_lost_and_protection_follows) {
   ASSERT_NO_FATAL_FAILURE(play());
   ASSERT_NO_FATAL_FAILURE(move_to_and_fro(moves_wanted()));
+}
+
+// What comes while the guest stands still is sent after it. One datagram may be on the old wire at
+// the very moment in which the bridges learn the new one.
+TEST_F(Move, datagrams_that_come_meanwhile_are_sent_after_it) {
+  constexpr int kMoves = 4;
+  ASSERT_NO_FATAL_FAILURE(play());
+  PacedDatagrams paced(scene->client_options(1), 100, 64);
+  paced.start();
+  ASSERT_OK(paced.wait_for_progress(30s));
+  ASSERT_NO_FATAL_FAILURE(move_to_and_fro(kMoves));
+  paced.stop();
+  EXPECT_GT(paced.sent(), 100U * kMoves / 10);
+  EXPECT_LE(paced.lost(), static_cast<std::uint64_t>(kMoves))
+      << "of " << paced.sent() << " datagrams";
 }
 
 TEST_F(Move, in_replay_mode_too) {

@@ -11,6 +11,7 @@
 #include <array>
 #include <numeric>
 
+#include "netbuffer/frame_capture.h"
 #include "stage.h"
 
 namespace understudy {
@@ -18,7 +19,9 @@ namespace {
 
 using stage::frame;
 using stage::kEveryKind;
+using stage::kGuestMac;
 using stage::Kind;
+using stage::kPeerMac;
 using stage::numbers_of;
 using stage::Octets;
 using stage::output_of;
@@ -67,6 +70,33 @@ TEST_F(OutputGateTest, ReleasedFramesDoNotReturnToTheGuest) {
     return !seen.empty();
   }));
   for (const std::uint32_t number : seen) EXPECT_GT(number, 0xf0000000) << "only canaries";
+}
+
+TEST_F(OutputGateTest, WhatCameForAGuestThatHasLeftIsSentAfterItUnderAnAddressOfOurs) {
+  close_gate();
+  // The guest is announced behind the peer's port.
+  Octets announcement = frame(Kind::unknown, 1);
+  std::fill_n(announcement.begin(), 6, 0xff);
+  std::ranges::copy(kGuestMac.octets, announcement.begin() + 6);
+  peer_->send(announcement);
+  Octets late = frame(Kind::ipv4, 2);
+  std::ranges::copy(kGuestMac.octets, late.begin());
+  std::ranges::copy(kPeerMac.octets, late.begin() + 6);
+  const auto behind_header = [](const Octets& octets) {
+    Octets whole(netbuffer::CapturedFrame::kHeaderBytes, 0);
+    whole.insert(whole.end(), octets.begin(), octets.end());
+    return whole;
+  };
+  ASSERT_TRUE(gate_->pass_on(0, behind_header(late)));
+  ASSERT_TRUE(gate_->pass_on(0, behind_header(frame(Kind::ipv4, 3)))) << "not for the guest";
+  ASSERT_TRUE(gate_->pass_on(0, Octets(3))) << "no frame at all";
+  EXPECT_FALSE(gate_->pass_on(1, behind_header(late))) << "there is one interface";
+  const auto seen = peer_received();
+  ASSERT_THAT(numbers_of(seen), ElementsAre(2));
+  EXPECT_EQ(Octets(seen[0].begin(), seen[0].begin() + 6),
+            Octets(kGuestMac.octets.begin(), kGuestMac.octets.end()));
+  EXPECT_EQ(seen[0][6], 0xfe) << "the bridge must not take the peer to be here";
+  EXPECT_EQ(Octets(seen[0].begin() + 12, seen[0].end()), Octets(late.begin() + 12, late.end()));
 }
 
 TEST_F(OutputGateTest, FramesAfterTheBarrierStayHeld) {
