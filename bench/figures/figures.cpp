@@ -33,12 +33,8 @@ json::value Series::to_json() const {
   double squares = 0;
   for (const double value : values_) squares += (value - mean) * (value - mean);
   const double deviation = count > 1 ? std::sqrt(squares / (count - 1)) : 0;
-  return {{"median", rounded(median())},
-          {"mean", rounded(mean)},
-          {"deviation", rounded(deviation)},
-          {"min", rounded(least)},
-          {"max", rounded(most)},
-          {"n", values_.size()}};
+  return {{"median", rounded(median())}, {"mean", rounded(mean)}, {"deviation", rounded(deviation)},
+          {"min", rounded(least)},       {"max", rounded(most)},  {"n", values_.size()}};
 }
 
 json::value to_json(const Figures& figures) {
