@@ -135,7 +135,10 @@ class FrameRelayPort : public std::enable_shared_from_this<FrameRelayPort> {
  private:
   using TakeIn = Result<bool> (FrameRelayPort::*)(std::size_t);
 
+  // What the guest has said by now stood before what comes: whoever tells the order of both is told
+  // it as it was.
   Result<bool> take_in_inputs(std::size_t frames_max) {
+    BOOST_OUTCOME_TRY(take_in_outputs(kFramesAtOnce));
     return own_.drain(frames_max, [this](RelayedFrame frame) {
       if (stopped_) return;
       ++counters_.inputs;
