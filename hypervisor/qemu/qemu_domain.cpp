@@ -349,11 +349,8 @@ Result<std::vector<UnreadInput>> QemuDomain::take_unread_inputs() {
   for (std::size_t nic = 0; nic < taps_.size(); ++nic) {
     const OutputInterface& output = instance_->outputs()[nic];
     BOOST_OUTCOME_TRY(detach_tap(output.device, output.bridge));
-    for (;;) {
-      BOOST_OUTCOME_TRY(auto octets, take_frame(taps_[nic]));
-      if (octets.empty()) break;
-      unread.push_back({nic, std::move(octets)});
-    }
+    BOOST_OUTCOME_TRY(auto frames, take_frames(taps_[nic]));
+    for (auto& octets : frames) unread.push_back({nic, std::move(octets)});
   }
   return unread;
 }

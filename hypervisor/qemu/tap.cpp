@@ -157,26 +157,25 @@ Result<void> detach_tap(const std::string& device, const std::string& bridge) {
   return ok();
 }
 
-Result<std::vector<std::uint8_t>> take_frame(const UniqueFd& tap) {
+Result<std::vector<std::vector<std::uint8_t>>> take_frames(const UniqueFd& tap) {
   constexpr std::size_t kHeaderBytes = 10;
   constexpr std::size_t kFrameBytesMax = 128 * 1024;
   int header_bytes = kHeaderBytes;
   if (::ioctl(tap.get(), TUNGETVNETHDRSZ, &header_bytes) != 0) {
     return system_error(errno, "the header of a tap's frames");
   }
-  const auto longer =
-      static_cast<std::size_t>(std::max(header_bytes, int{kHeaderBytes})) - kHeaderBytes;
-  std::vector<std::uint8_t> octets(kFrameBytesMax);
-  ssize_t bytes = 0;
-  do {
-    bytes = ::read(tap.get(), octets.data(), octets.size());
-  } while (bytes < 0 && errno == EINTR);
-  if (bytes < 0 && errno != EAGAIN) return system_error(errno, "read a tap");
-  if (bytes <= static_cast<ssize_t>(kHeaderBytes + longer)) return std::vector<std::uint8_t>();
-  octets.resize(static_cast<std::size_t>(bytes));
-  octets.erase(octets.begin() + kHeaderBytes,
-               octets.begin() + static_cast<std::ptrdiff_t>(kHeaderBytes + longer));
-  return octets;
+  const auto frame_at =
+      static_cast<std::ptrdiff_t>(std::max(header_bytes, static_cast<int>(kHeaderBytes)));
+  std::vector<std::vector<std::uint8_t>> frames;
+  std::vector<std::uint8_t> buffer(kFrameBytesMax);
+  for (;;) {
+    const ssize_t bytes = ::read(tap.get(), buffer.data(), buffer.size());
+    if (bytes < 0 && errno == EINTR) continue;
+    if (bytes < 0 && errno != EAGAIN) return system_error(errno, "read a tap");
+    if (bytes <= frame_at) return frames;
+    auto& frame = frames.emplace_back(buffer.begin(), buffer.begin() + kHeaderBytes);
+    frame.insert(frame.end(), buffer.begin() + frame_at, buffer.begin() + bytes);
+  }
 }
 
 }  // namespace understudy

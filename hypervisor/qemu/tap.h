@@ -43,10 +43,10 @@ Result<void> attach_tap(const std::string& device, const std::string& bridge);
 /// Takes the tap off its bridge; what waits in it stays there. Safe to repeat.
 Result<void> detach_tap(const std::string& device, const std::string& bridge);
 
-/// Takes the next frame that waits in the tap, behind a virtio_net_hdr of 10 octets, whatever
-/// length the tap's holder has chosen for it. Empty: there is none. To be called only while nobody
-/// else reads. Never blocks.
-Result<std::vector<std::uint8_t>> take_frame(const UniqueFd& tap);
+/// Takes all frames that wait in the tap, in their order, each behind a virtio_net_hdr of 10
+/// octets, whatever length the tap's holder has chosen for it. To be called only while nobody else
+/// reads. Never blocks.
+Result<std::vector<std::vector<std::uint8_t>>> take_frames(const UniqueFd& tap);
 
 /// Tries to open /dev/net/tun, without making anything.
 Result<void> probe_taps();
