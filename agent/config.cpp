@@ -5,24 +5,15 @@
 #include <algorithm>
 #include <charconv>
 #include <fstream>
-#include <functional>
 #include <iterator>
-#include <map>
 #include <sstream>
 
 #include "agent/operator_config.h"
+#include "agent/toml_reader.h"
 #include "base/toml_text.h"
 
 namespace understudy {
 namespace {
-
-// One key: how to take its value. The table below is the whole grammar of the file.
-using Reader = std::function<Result<void>(const toml::node&)>;
-
-Error at(std::string_view file, const toml::node& node, std::string_view key,
-         std::string_view message) {
-  return fail(ErrorCode::config, "{}:{}: {}: {}", file, node.source().begin.line, key, message);
-}
 
 Reader into(std::string& target) {
   return [&target](const toml::node& node) -> Result<void> {
@@ -73,27 +64,6 @@ Reader into(std::vector<std::string>& target) {
   };
 }
 
-Reader one_of(std::string& target, std::vector<std::string> choices) {
-  return [&target, choices = std::move(choices)](const toml::node& node) -> Result<void> {
-    const auto* text = node.as_string();
-    if (text == nullptr || std::ranges::find(choices, text->get()) == choices.end()) {
-      return fail(ErrorCode::config, "expected one of: {}", fmt::join(choices, ", "));
-    }
-    target = text->get();
-    return ok();
-  };
-}
-
-Reader whole_number(std::uint64_t& target, std::int64_t most) {
-  return [&target, most](const toml::node& node) -> Result<void> {
-    const auto* number = node.as_integer();
-    if (number == nullptr || number->get() < 0 || number->get() > most)
-      return fail(ErrorCode::config, "expected a whole number from 0 to {}", most);
-    target = static_cast<std::uint64_t>(number->get());
-    return ok();
-  };
-}
-
 Reader words_into(std::vector<std::string>& target) {
   return [&target](const toml::node& node) -> Result<void> {
     const auto* list = node.as_array();
@@ -116,7 +86,7 @@ Result<ArbiterConfig> read_arbiter(std::string_view file_name, const std::string
   if (section == nullptr)
     return at(file_name, node, where, "expected a section, [arbiter.PEER] or [arbiter.default]");
   ArbiterConfig arbiter;
-  const std::map<std::string, Reader> keys = {
+  const Keys keys = {
       {"kind", one_of(arbiter.kind, {"none", "etcd", "fence"})},
       {"solo_after", into(arbiter.solo_after)},
       {"timeout", into(arbiter.timeout)},
@@ -128,19 +98,7 @@ Result<ArbiterConfig> read_arbiter(std::string_view file_name, const std::string
       {"command", words_into(arbiter.command)},
       {"options_file", into(arbiter.options_file)},
   };
-  for (const auto& [key, value] : *section) {
-    const std::string name(key.str());
-    const auto reader = keys.find(name);
-    if (reader == keys.end()) {
-      std::vector<std::string> known;
-      known.reserve(keys.size());
-      for (const auto& [known_key, unused] : keys) known.push_back(known_key);
-      return at(file_name, value, where + "." + name,
-                fmt::format("no such key; known are {}", fmt::join(known, ", ")));
-    }
-    if (auto taken = reader->second(value); !taken)
-      return at(file_name, value, where + "." + name, taken.error().message());
-  }
+  BOOST_OUTCOME_TRY(read_table(file_name, where, *section, keys));
   if (arbiter.kind == "etcd" && (arbiter.endpoints.empty() || arbiter.ca_file.empty()))
     return at(file_name, node, where, "etcd needs endpoints and ca_file");
   if (arbiter.kind == "fence" && arbiter.command.empty())
@@ -193,7 +151,7 @@ Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_vi
   }
 
   AgentConfig config;
-  const std::map<std::string, Reader> keys = {
+  const Keys keys = {
       {"name", into(config.name)},
       {"listen.addresses", into(config.listen_addresses)},
       {"runtime_directory", into(config.runtime_directory)},
@@ -210,30 +168,16 @@ Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_vi
       {"qemu.memory_directory", into(config.memory_directory)},
       {"qemu.preload_library", into(config.preload_library)},
       {"qemu.tracking", one_of(config.tracking, {"auto", "pagemap_scan", "full_compare"})},
-      {"health.memory_mib_min", whole_number(config.health_memory_mib_min, 1 << 24)},
-      {"health.disk_mib_min", whole_number(config.health_disk_mib_min, 1 << 24)},
+      {"health.memory_mib_min", number(config.health_memory_mib_min, 0, 1 << 24)},
+      {"health.disk_mib_min", number(config.health_disk_mib_min, 0, 1 << 24)},
       {"health.loop_lag_max", into(config.health_loop_lag_max)},
-      {"health.load_percent_max", whole_number(config.health_load_percent_max, 1 << 24)},
+      {"health.load_percent_max", number(config.health_load_percent_max, 0, 1 << 24)},
       {"health.memory_pressure_percent_max",
-       whole_number(config.health_memory_pressure_percent_max, 100)},
+       number(config.health_memory_pressure_percent_max, 0, 100)},
       {"health.action", one_of(config.health_action, {"event", "move"})},
       {"log.level", one_of(config.log_level, {"trace", "debug", "info", "warning", "error"})},
   };
 
-  const auto read = [&](const std::string& key, const toml::node& node) -> Result<void> {
-    const auto reader = keys.find(key);
-    if (reader == keys.end()) {
-      std::vector<std::string> known;
-      known.reserve(keys.size());
-      for (const auto& [known_key, unused] : keys) known.push_back(known_key);
-      return at(file_name, node, key,
-                fmt::format("no such key; known are {}", fmt::join(known, ", ")));
-    }
-    if (auto taken = reader->second(node); !taken) {
-      return at(file_name, node, key, taken.error().message());
-    }
-    return ok();
-  };
   for (const auto& [key, node] : document) {
     const std::string name(key.str());
     if (const auto* section = node.as_table(); name == "arbiter" && section != nullptr) {
@@ -250,10 +194,11 @@ Result<AgentConfig> AgentConfig::from_toml(std::string_view text, std::string_vi
       BOOST_OUTCOME_TRY(config.drills, read_drills(file_name, node));
     } else if (section != nullptr) {
       for (const auto& [inner_key, inner_node] : *section) {
-        BOOST_OUTCOME_TRY(read(name + "." + std::string(inner_key.str()), inner_node));
+        const std::string whole = name + "." + std::string(inner_key.str());
+        BOOST_OUTCOME_TRY(read_key(file_name, whole, keys, whole, inner_node));
       }
     } else {
-      BOOST_OUTCOME_TRY(read(name, node));
+      BOOST_OUTCOME_TRY(read_key(file_name, name, keys, name, node));
     }
   }
 

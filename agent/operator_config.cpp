@@ -4,41 +4,22 @@
 
 #include <algorithm>
 #include <charconv>
-#include <functional>
 #include <limits>
-#include <map>
 #include <set>
 
 #include "agent/config.h"
+#include "agent/toml_reader.h"
 #include "base/network_address.h"
 
 namespace understudy {
 namespace {
 
-using Reader = std::function<Result<void>(const toml::node&)>;
-using Keys = std::map<std::string, Reader>;
-
-Error at(std::string_view file, const toml::node& node, std::string_view where,
-         std::string_view message) {
-  return fail(ErrorCode::config, "{}:{}: {}: {}", file, node.source().begin.line, where, message);
-}
-
-// Every value goes through one of these.
+// Values that only these tables have.
 Reader text(std::string& target) {
   return [&target](const toml::node& node) -> Result<void> {
     const auto* value = node.as_string();
     if (value == nullptr || value->get().empty())
       return fail(ErrorCode::config, "expected text in quotes");
-    target = value->get();
-    return ok();
-  };
-}
-
-Reader word_of(std::string& target, std::vector<std::string> choices) {
-  return [&target, choices = std::move(choices)](const toml::node& node) -> Result<void> {
-    const auto* value = node.as_string();
-    if (value == nullptr || std::ranges::find(choices, value->get()) == choices.end())
-      return fail(ErrorCode::config, "expected one of: {}", fmt::join(choices, ", "));
     target = value->get();
     return ok();
   };
@@ -72,17 +53,6 @@ Reader duration(std::chrono::microseconds& target, std::chrono::microseconds lea
   };
 }
 
-template <typename Number>
-Reader number(Number& target, std::int64_t least, std::int64_t most) {
-  return [&target, least, most](const toml::node& node) -> Result<void> {
-    const auto* value = node.as_integer();
-    if (value == nullptr || value->get() < least || value->get() > most)
-      return fail(ErrorCode::config, "expected a whole number from {} to {}", least, most);
-    target = static_cast<Number>(value->get());
-    return ok();
-  };
-}
-
 // "03:30"
 Reader time_of_day(std::optional<unsigned>& target) {
   return [&target](const toml::node& node) -> Result<void> {
@@ -100,25 +70,6 @@ Reader time_of_day(std::optional<unsigned>& target) {
     target = hours * 60 + minutes;
     return ok();
   };
-}
-
-// One table: each key by its reader, none other.
-Result<void> read_table(std::string_view file, const std::string& where, const toml::table& table,
-                        const Keys& keys) {
-  for (const auto& [key, value] : table) {
-    const std::string name(key.str());
-    const auto reader = keys.find(name);
-    if (reader == keys.end()) {
-      std::vector<std::string> known;
-      known.reserve(keys.size());
-      for (const auto& [known_key, unused] : keys) known.push_back(known_key);
-      return at(file, value, where + "." + name,
-                fmt::format("no such key; known are {}", fmt::join(known, ", ")));
-    }
-    if (auto taken = reader->second(value); !taken)
-      return at(file, value, where + "." + name, taken.error().message());
-  }
-  return ok();
 }
 
 // The tables of [[NAME]].
@@ -183,7 +134,7 @@ Result<std::vector<ProbeConfig>> read_probes(std::string_view file, const toml::
         read_table(file, "probe", *table,
                    {{"domain", text(probe.domain)},
                     {"name", text(probe.name)},
-                    {"kind", word_of(probe.kind, {"icmp", "tcp", "echo", "http", "command"})},
+                    {"kind", one_of(probe.kind, {"icmp", "tcp", "echo", "http", "command"})},
                     {"address", text(probe.address)},
                     {"port", number(probe.port, 1, 65535)},
                     {"path", text(probe.path)},
@@ -195,7 +146,7 @@ Result<std::vector<ProbeConfig>> read_probes(std::string_view file, const toml::
                     {"failures", number(probe.failures, 1, 1000)},
                     {"successes", number(probe.successes, 1, 1000)},
                     {"grace", duration(probe.grace, std::chrono::microseconds(0), 3600 * kSecond)},
-                    {"action", word_of(probe.action, {"event", "restart", "move"})}}));
+                    {"action", one_of(probe.action, {"event", "restart", "move"})}}));
     if (probe.domain.empty()) return at(file, *table, "probe", "domain is missing");
     if (probe.kind.empty())
       return at(file, *table, "probe of " + probe.domain,
@@ -238,7 +189,7 @@ Result<std::vector<DrillConfig>> read_drills(std::string_view file, const toml::
     std::chrono::microseconds every{0};
     BOOST_OUTCOME_TRY(read_table(file, "drill", *table,
                                  {{"domain", text(drill.domain)},
-                                  {"kind", word_of(drill.kind, {"dry", "planned"})},
+                                  {"kind", one_of(drill.kind, {"dry", "planned"})},
                                   {"every", duration(every, 10 * kSecond, 31 * 86'400 * kSecond)},
                                   {"at", time_of_day(drill.at_minute)}}));
     if (drill.domain.empty()) return at(file, *table, "drill", "domain is missing");
