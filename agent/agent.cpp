@@ -13,6 +13,7 @@
 #include "agent/agent_claim.h"
 #include "agent/metrics.h"
 #include "agent/replay_options.h"
+#include "agent/rethrow.h"
 #include "base/fault_point.h"
 #include "base/run_on.h"
 #include "hypervisor/qemu/qemu_hypervisor.h"
@@ -46,10 +47,6 @@ Result<json::value> merged(const json::value& options, const json::value& change
   json::value result(std::move(all));
   BOOST_OUTCOME_TRY(replay_options_from(result));
   return result;
-}
-
-void rethrow(const std::exception_ptr& failure) {
-  if (failure) std::rethrow_exception(failure);
 }
 
 // A number that no other protection will have.

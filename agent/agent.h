@@ -57,6 +57,10 @@ struct ProtectRequest {
   boost::json::value replay;  ///< ReplayOptions, checked; null for the defaults.
 };
 
+/// To protect a domain to `to` in the way in which its record says that it was protected; by which
+/// policy is the caller's to say.
+ProtectRequest as_it_was_protected(const DomainRecord& record, std::string to);
+
 /// What `set` is to change; what is not named stays.
 struct SetRequest {
   std::optional<std::string> mode;

@@ -70,10 +70,7 @@ Task<Result<void>> Agent::make_warm(std::string name, std::string to) {
   request.to = to;
   if (kept->primary) {
     // It goes on as it was protected.
-    const DomainRecord& record = kept->record;
-    request.mode = record.mode.empty() ? "remus" : record.mode;
-    request.interval = std::chrono::microseconds(record.interval_us);
-    request.replay = record.replay;
+    request = as_it_was_protected(kept->record, to);
     auto policy = policy_of(*kept);
     if (!policy.names(to)) policy.hosts.push_back(to);
     request.renewal = to_json(policy);

@@ -12,6 +12,8 @@
 #include "agent/agent.h"
 #include "agent/drill_schedule.h"
 #include "agent/dry_drill.h"
+#include "agent/json_fields.h"
+#include "agent/rethrow.h"
 #include "hypervisor/qemu/qemu_process.h"
 
 namespace understudy {
@@ -23,15 +25,6 @@ using Clock = std::chrono::steady_clock;
 // A peer that is away for longer has forgotten that a drill is under way.
 constexpr unsigned kShareTries = 60;
 constexpr std::size_t kSharedReportBytesMax = std::size_t{64} << 10;
-
-void rethrow(const std::exception_ptr& failure) {
-  if (failure) std::rethrow_exception(failure);
-}
-
-std::string text_at(const json::object& object, std::string_view field) {
-  const auto* value = object.if_contains(field);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
-}
 
 unsigned minute_of_day() {
   const std::time_t now = std::time(nullptr);

@@ -8,6 +8,7 @@
 #include <boost/json.hpp>
 
 #include "agent/agent.h"
+#include "agent/rethrow.h"
 
 namespace understudy {
 namespace {
@@ -20,11 +21,16 @@ Instant now() {
   return std::chrono::steady_clock::now();
 }
 
-void rethrow(const std::exception_ptr& failure) {
-  if (failure) std::rethrow_exception(failure);
-}
-
 }  // namespace
+
+ProtectRequest as_it_was_protected(const DomainRecord& record, std::string to) {
+  ProtectRequest request;
+  request.to = std::move(to);
+  request.mode = record.mode.empty() ? "remus" : record.mode;
+  request.interval = std::chrono::microseconds(record.interval_us);
+  request.replay = record.replay;
+  return request;
+}
 
 bool Agent::heard(const std::string& peer) const {
   const auto view = peers_->view(peer);
@@ -104,12 +110,7 @@ void Agent::look_after(Entry& entry) {
 
 Task<void> Agent::renew(std::string name, std::string host) {
   const auto entry = entries_.at(name);
-  const DomainRecord& record = entry->record;
-  ProtectRequest request;
-  request.to = host;
-  request.mode = record.mode.empty() ? "remus" : record.mode;
-  request.interval = std::chrono::microseconds(record.interval_us);
-  request.replay = record.replay;
+  ProtectRequest request = as_it_was_protected(entry->record, host);
   request.renewal = to_json(policy_of(*entry));
   request.by_renewal = true;
   json::array findings;

@@ -7,17 +7,13 @@
 #include <cmath>
 #include <ctime>
 
+#include "agent/json_fields.h"
 #include "transport/private_file.h"
 
 namespace understudy {
 namespace {
 
 namespace json = boost::json;
-
-std::string text(const json::object& object, const char* field) {
-  const auto* value = object.if_contains(field);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
-}
 
 // What new_id() makes, and nothing that could leave the directory.
 bool is_id(const std::string& id) {
@@ -30,7 +26,7 @@ bool is_id(const std::string& id) {
 // "2026-03-01T12:00:00.000Z", as rfc3339() writes it. What is none is from long ago.
 std::chrono::system_clock::time_point begun_at(const json::object& report) {
   std::tm parts{};
-  const std::string started = text(report, "started");
+  const std::string started = text_at(report, "started");
   if (::strptime(started.c_str(), "%Y-%m-%dT%H:%M:%S", &parts) == nullptr) return {};
   return std::chrono::system_clock::from_time_t(::timegm(&parts));
 }
@@ -49,19 +45,20 @@ DrillReports::DrillReports(std::filesystem::path directory) : directory_(std::mo
     if (!content || !content.value()) continue;
     boost::system::error_code unreadable;
     json::value value = json::parse(*content.value(), unreadable);
-    if (unreadable || !value.is_object() || text(value.get_object(), "id") != file.path().stem()) {
+    if (unreadable || !value.is_object() ||
+        text_at(value.get_object(), "id") != file.path().stem()) {
       spdlog::warn("{}: not a drill's report; it is left alone", file.path().string());
       continue;
     }
     json::object report = std::move(value.get_object());
-    if (text(report, "outcome") == "in_progress") {
+    if (text_at(report, "outcome") == "in_progress") {
       report["outcome"] = "failed";
       report["summary"] = "the agent ended while it was held";
       left_unfinished_.push_back(report);
     }
     reports_.push_back(std::move(report));
   }
-  std::ranges::sort(reports_, {}, [](const json::object& report) { return text(report, "id"); });
+  std::ranges::sort(reports_, {}, [](const json::object& report) { return text_at(report, "id"); });
 }
 
 std::string DrillReports::new_id(const std::string& domain, const std::string& kind) const {
@@ -81,20 +78,20 @@ std::filesystem::path DrillReports::file_of(const std::string& id) const {
 }
 
 Result<void> DrillReports::save(json::object report) {
-  const std::string id = text(report, "id");
+  const std::string id = text_at(report, "id");
   if (!is_id(id)) return fail(ErrorCode::bad_data, "'{}' cannot name a drill", id);
   const std::string content = json::serialize(report);
   const auto same = std::ranges::find_if(
-      reports_, [&id](const json::object& other) { return text(other, "id") == id; });
+      reports_, [&id](const json::object& other) { return text_at(other, "id") == id; });
   if (same != reports_.end()) {
     *same = std::move(report);
   } else {
     reports_.push_back(std::move(report));
-    std::ranges::sort(reports_, {}, [](const json::object& one) { return text(one, "id"); });
+    std::ranges::sort(reports_, {}, [](const json::object& one) { return text_at(one, "id"); });
   }
   while (reports_.size() > kReportsMax) {
     std::error_code ignored;
-    std::filesystem::remove(file_of(text(reports_.front(), "id")), ignored);
+    std::filesystem::remove(file_of(text_at(reports_.front(), "id")), ignored);
     reports_.erase(reports_.begin());
   }
   return transport::write_private_file(file_of(id), content);
@@ -104,8 +101,8 @@ std::optional<std::chrono::system_clock::time_point> DrillReports::last_schedule
     const std::string& domain, const std::string& kind) const {
   std::optional<std::chrono::system_clock::time_point> last;
   for (const json::object& report : reports_) {
-    if (text(report, "domain") != domain || text(report, "kind") != kind ||
-        text(report, "asked_by") != "schedule")
+    if (text_at(report, "domain") != domain || text_at(report, "kind") != kind ||
+        text_at(report, "asked_by") != "schedule")
       continue;
     last = std::max(last.value_or(begun_at(report)), begun_at(report));
   }
@@ -115,7 +112,7 @@ std::optional<std::chrono::system_clock::time_point> DrillReports::last_schedule
 bool DrillReports::under_way(const std::string& domain,
                              std::chrono::system_clock::time_point now) const {
   return std::ranges::any_of(reports_, [&](const json::object& report) {
-    return text(report, "domain") == domain && text(report, "outcome") == "in_progress" &&
+    return text_at(report, "domain") == domain && text_at(report, "outcome") == "in_progress" &&
            now - begun_at(report) < kUnderWayMax;
   });
 }
@@ -123,14 +120,14 @@ bool DrillReports::under_way(const std::string& domain,
 std::vector<json::object> DrillReports::list(const std::string& domain) const {
   std::vector<json::object> found;
   for (auto report = reports_.rbegin(); report != reports_.rend(); ++report) {
-    if (domain.empty() || text(*report, "domain") == domain) found.push_back(*report);
+    if (domain.empty() || text_at(*report, "domain") == domain) found.push_back(*report);
   }
   return found;
 }
 
 Result<json::object> DrillReports::find(const std::string& id) const {
   for (const json::object& report : reports_) {
-    if (text(report, "id") == id) return report;
+    if (text_at(report, "id") == id) return report;
   }
   return fail(ErrorCode::no_such, "no drill '{}' is on record here", id);
 }

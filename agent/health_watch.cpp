@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "agent/probers.h"
+#include "agent/rethrow.h"
 #include "agent/signal.h"
 
 namespace understudy {
@@ -19,10 +20,6 @@ namespace json = boost::json;
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kHostInterval = std::chrono::seconds(1);
-
-void rethrow(const std::exception_ptr& failure) {
-  if (failure) std::rethrow_exception(failure);
-}
 
 std::uint64_t available_memory() {
   std::ifstream meminfo("/proc/meminfo");

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "agent/json_fields.h"
+
 namespace understudy {
 namespace {
 
@@ -64,18 +66,13 @@ double number(const json::value& value) {
   return value.is_bool() && value.get_bool() ? 1 : 0;
 }
 
-std::string text(const json::object& object, std::string_view field) {
-  const auto* value = object.if_contains(field);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
-}
-
 void add_probes(Families& families, const std::string& domain, const json::object& status) {
   const auto* probes = at(status, {"probes"});
   if (probes == nullptr) return;
   for (const auto& value : probes->as_array()) {
     const auto& probe = value.as_object();
-    const Labels labels = {{"domain", domain}, {"probe", text(probe, "name")}};
-    const std::string state = text(probe, "state");
+    const Labels labels = {{"domain", domain}, {"probe", text_at(probe, "name")}};
+    const std::string state = text_at(probe, "state");
     if (state != "unknown")
       families.gauge("understudy_probe_healthy", "1 while the service is well by this probe.",
                      labels, state == "healthy" ? 1 : 0);
@@ -96,7 +93,7 @@ void add_host(Families& families, const json::object& status) {
   for (const auto& value : checks->as_array()) {
     const auto& check = value.as_object();
     families.gauge("understudy_host_healthy", "1 while the host is well by this check.",
-                   {{"check", text(check, "check")}}, number(check.at("healthy")));
+                   {{"check", text_at(check, "check")}}, number(check.at("healthy")));
   }
 }
 
@@ -114,7 +111,7 @@ std::string metrics_text(const json::value& status) {
   Families families;
   const auto& root = status.as_object();
   families.gauge("understudy_build_info", "The agent's version.",
-                 {{"version", text(root, "version")}, {"host", text(root, "host")}}, 1);
+                 {{"version", text_at(root, "version")}, {"host", text_at(root, "host")}}, 1);
 
   static const std::array<Mapping, 20> mappings = {{
       {{"generation"},
@@ -200,13 +197,13 @@ std::string metrics_text(const json::value& status) {
   }};
   for (const auto& value : root.at("domains").as_array()) {
     const auto& domain = value.as_object();
-    const std::string name = text(domain, "name");
+    const std::string name = text_at(domain, "name");
     families.gauge("understudy_domain_info", "What this host is to the domain.",
                    {{"domain", name},
-                    {"role", text(domain, "role")},
-                    {"state", text(domain, "state")},
-                    {"peer", text(domain, "peer")},
-                    {"mode", text(domain, "mode")}},
+                    {"role", text_at(domain, "role")},
+                    {"state", text_at(domain, "state")},
+                    {"peer", text_at(domain, "peer")},
+                    {"mode", text_at(domain, "mode")}},
                    1);
     for (const auto& mapping : mappings) {
       const auto* found = at(domain, mapping.path);
@@ -225,14 +222,14 @@ std::string metrics_text(const json::value& status) {
       const auto& holds = condition.at("status");
       if (holds.is_null()) continue;
       families.gauge("understudy_domain_condition", "1 where the condition holds.",
-                     {{"domain", name}, {"type", text(condition, "type")}}, number(holds));
+                     {{"domain", name}, {"type", text_at(condition, "type")}}, number(holds));
     }
   }
   add_host(families, root);
   for (const auto& value : root.at("peers").as_array()) {
     const auto& peer = value.as_object();
     families.gauge("understudy_peer_alive", "1 while the peer is heard.",
-                   {{"peer", text(peer, "name")}}, text(peer, "state") == "alive" ? 1 : 0);
+                   {{"peer", text_at(peer, "name")}}, text_at(peer, "state") == "alive" ? 1 : 0);
   }
   return families.text();
 }

@@ -305,18 +305,18 @@ void ReplayGate::hand_over(std::uint16_t interface, std::span<const std::uint8_t
 // One batch at a time, as Nagle has it for TCP: what the guest says meanwhile goes together in the
 // next one. A talkative guest then costs a few wake-ups of both hosts for each round trip instead
 // of a few for each frame, and a quiet one waits for nobody.
-bool ReplayGate::batch_in_flight() const {
-  if (!rule_ || quietening_) return false;
+std::optional<Instant> ReplayGate::wait_for_acknowledgement() const {
+  if (!rule_ || quietening_) return std::nullopt;
   const auto since = rule_->awaits_since();
-  return since && now() < *since + kAcknowledgementPatience;
+  if (!since || now() >= *since + kAcknowledgementPatience) return std::nullopt;
+  return *since + kAcknowledgementPatience;
 }
 
 void ReplayGate::settle() {
   if (opened_) return;
   if (log_due_ && log_due_at_ == Instant::max()) log_due_at_ = now() + kLogPatience;
-  const bool in_flight = batch_in_flight();
   if (log_due_ && rule_ &&
-      ((log_urgent_ && !in_flight) || log_bytes_waiting_ >= kLogBytesWaiting ||
+      ((log_urgent_ && !wait_for_acknowledgement()) || log_bytes_waiting_ >= kLogBytesWaiting ||
        now() >= log_due_at_)) {
     log_due_ = log_urgent_ = false;
     log_bytes_waiting_ = 0;
@@ -336,7 +336,7 @@ void ReplayGate::settle() {
   }
   open_if_idle();
   if (opened_) return;
-  if (batch_in_flight()) {
+  if (wait_for_acknowledgement()) {
     relay_->defer_outputs();
   } else {
     relay_->resume_outputs();
@@ -348,7 +348,7 @@ void ReplayGate::arm() {
   if (opened_) return;
   Instant next = std::min(refresh_at_, log_due_at_);
   if (rule_) next = std::min(next, rule_->next_deadline());
-  if (batch_in_flight()) next = std::min(next, *rule_->awaits_since() + kAcknowledgementPatience);
+  if (const auto until = wait_for_acknowledgement()) next = std::min(next, *until);
   if (replayer_ && running_ && !led_) next = std::min(next, replayer_->next_deadline());
   if (replayer_ && led_) next = std::min(next, std::max(replayer_->next_deadline(), now() + 1s));
   // A timer that fires early costs less than one that is moved with every frame.

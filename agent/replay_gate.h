@@ -156,7 +156,9 @@ class ReplayGate : public std::enable_shared_from_this<ReplayGate> {
   void give_to_guest(std::uint16_t interface, const replay::Frame& frame);
   void hand_over(std::uint16_t interface, std::span<const std::uint8_t> header_and_frame);
   void settle();
-  [[nodiscard]] bool batch_in_flight() const;
+  /// Until when what is to be sent waits for the acknowledgement of the batch before; none: it may
+  /// go.
+  [[nodiscard]] std::optional<Instant> wait_for_acknowledgement() const;
   void arm();
   void on_timer();
   void open_if_idle();
