@@ -174,14 +174,11 @@ class Mover {
     return moved(figures);
   }
   Result<void> wait_until_protected() {
-    return as_void(scene_.wait_for_state(host_, "protected", 120s));
+    BOOST_OUTCOME_TRY(scene_.wait_for_state(host_, "protected", 120s));
+    return ok();
   }
 
  private:
-  static Result<void> as_void(const Result<json::object>& result) {
-    if (!result) return result.error();
-    return ok();
-  }
   Result<void> moved(Figures& figures) {
     host_ = scene::other(host_);
     BOOST_OUTCOME_TRY(const json::value told, scene_.understudy_json(host_, {"timeline", "web1"}));

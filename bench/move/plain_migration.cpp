@@ -56,16 +56,10 @@ Result<scene::Process> PlainGuest::launch(HostId host, bool incoming) {
   const std::string& network = scene_->host_namespace(host);
   // What an earlier run of the same guest has left.
   (void)scene::run_command({"ip", "-n", network, "link", "del", "plain0"}, 10s);
-  for (const std::string& command : {std::string("tuntap add dev plain0 mode tap"),
-                                     std::string("link set plain0 master br0 up")}) {
-    std::vector<std::string> words = {"ip", "-n", network};
-    for (std::size_t at = 0; at < command.size();) {
-      const std::size_t end = std::min(command.find(' ', at), command.size());
-      words.push_back(command.substr(at, end - at));
-      at = end + 1;
-    }
-    BOOST_OUTCOME_TRY(scene::run_checked(words));
-  }
+  BOOST_OUTCOME_TRY(
+      scene::run_checked({"ip", "-n", network, "tuntap", "add", "dev", "plain0", "mode", "tap"}));
+  BOOST_OUTCOME_TRY(
+      scene::run_checked({"ip", "-n", network, "link", "set", "plain0", "master", "br0", "up"}));
   std::filesystem::remove(monitor(host));
   const auto& options = scene_->options();
   std::vector<std::string> command = {

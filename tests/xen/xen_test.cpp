@@ -109,6 +109,28 @@ class Xen : public ::testing::Test {
     ASSERT_OK(Lab::exec(host, "xl destroy " + name));
     EXPECT_TRUE(Lab::eventually([&] { return Lab::state(host, name).empty(); }));
   }
+  // Protects a guest, lets an operator of the backup do `what` to the domain that holds the image,
+  // and expects that this is told as an event of the backup's and a new image made, at no client's
+  // expense.
+  void expect_a_new_standby_after(const std::string& what, const std::string& told) {
+    ASSERT_OK(Lab::create_domain("A", "web", "10.77.0.30", 1));
+    begin_traffic("10.77.0.30");
+    ASSERT_OK(Lab::protect("A", "web", "hostB"));
+    const auto before = Lab::exec("B", "xl domid web--standby").value();
+    ASSERT_OK(Lab::exec("B", what));
+    EXPECT_TRUE(Lab::eventually([&told] { return Lab::event("B", "web", told); }));
+    EXPECT_TRUE(Lab::eventually(
+        [&before] {
+          const auto now = Lab::exec("B", "xl domid web--standby");
+          return now && now.value() != before && Lab::state("A", "web") == "protected";
+        },
+        seconds(240)));
+    expect_progress(Clock::now());
+    ASSERT_OK(Lab::exec("A", "understudy unprotect web"));
+    expect_nothing_lost();
+    destroy("A", "web");
+    expect_no_traces();
+  }
 
   std::unique_ptr<LedgerTraffic> ledger_;
   std::unique_ptr<EchoTraffic> echo_;
@@ -387,45 +409,13 @@ TEST_F(Xen, a_domain_that_is_being_saved_is_not_taken) {
 
 // An operator of the backup lets the domain run that holds the image: it may have written to it.
 TEST_F(Xen, a_standby_that_somebody_lets_run_is_not_used) {
-  ASSERT_OK(Lab::create_domain("A", "web", "10.77.0.30", 1));
-  begin_traffic("10.77.0.30");
-  ASSERT_OK(Lab::protect("A", "web", "hostB"));
-  const auto before = Lab::exec("B", "xl domid web--standby").value();
-  ASSERT_OK(Lab::exec("B", "xl unpause web--standby"));
-  EXPECT_TRUE(Lab::eventually([] { return Lab::event("B", "web", "has let Xen"); }));
-  EXPECT_TRUE(Lab::eventually(
-      [&before] {
-        const auto now = Lab::exec("B", "xl domid web--standby");
-        return now && now.value() != before && Lab::state("A", "web") == "protected";
-      },
-      seconds(240)));
-  expect_progress(Clock::now());
-  ASSERT_OK(Lab::exec("A", "understudy unprotect web"));
-  expect_nothing_lost();
-  destroy("A", "web");
-  expect_no_traces();
+  expect_a_new_standby_after("xl unpause web--standby", "has let Xen");
 }
 
 // An operator of the backup destroys the domain that holds the image: the guest's output is held
 // until there is a new one, which comes by itself.
 TEST_F(Xen, a_standby_that_is_destroyed_is_noticed_and_made_again) {
-  ASSERT_OK(Lab::create_domain("A", "web", "10.77.0.30", 1));
-  begin_traffic("10.77.0.30");
-  ASSERT_OK(Lab::protect("A", "web", "hostB"));
-  const auto before = Lab::exec("B", "xl domid web--standby").value();
-  ASSERT_OK(Lab::exec("B", "xl destroy web--standby"));
-  EXPECT_TRUE(Lab::eventually([] { return Lab::event("B", "web", "has to copy again"); }));
-  EXPECT_TRUE(Lab::eventually(
-      [&before] {
-        const auto now = Lab::exec("B", "xl domid web--standby");
-        return now && now.value() != before && Lab::state("A", "web") == "protected";
-      },
-      seconds(240)));
-  expect_progress(Clock::now());
-  ASSERT_OK(Lab::exec("A", "understudy unprotect web"));
-  expect_nothing_lost();
-  destroy("A", "web");
-  expect_no_traces();
+  expect_a_new_standby_after("xl destroy web--standby", "has to copy again");
 }
 
 TEST_F(Xen, two_domains_in_opposite_directions) {
